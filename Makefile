@@ -1,0 +1,106 @@
+# `make up` starts everything; `make test` proves everything. Both set up what they need, in .cache/ and target/ only.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.SUFFIXES:
+
+PYTHON ?= python3
+MODEL ?= .cache/models/all-MiniLM-L6-v2
+ARGS ?=
+BIN := target/release/forebay
+VENV_PYTHON := .cache/venv/bin/python
+STEP := scripts/step.sh
+
+# What setup chose goes first: it has looked at the versions on PATH.
+export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export CARGO_TERM_PROGRESS_WHEN := never
+
+.PHONY: help setup build up test quick bench bench-setup bench-path bench-embed bench-aggregator bench-scaling clean distclean
+.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## fetch nats-server, the model, promtool and the test tools into .cache/ (does nothing when they are there)
+	@$(PYTHON) scripts/fetch.py
+
+build: ## the release binary
+	@cargo build --release --locked
+
+up: ## set up, build and run the whole system: make up ARGS="--workers 2"
+	@$(PYTHON) scripts/fetch.py nats-server model
+	@cargo build --release --locked
+	exec $(BIN) up --model $(MODEL) $(ARGS)
+
+test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients summary ## everything that must hold, from formatting to the clients
+
+quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
+
+bench: bench-path bench-embed bench-aggregator bench-scaling ## every table of the README; QUICK=1 for a smoke run
+
+# --- the steps of `make test` ---
+
+check-setup:
+	@$(STEP) "set up" $(PYTHON) scripts/fetch.py
+
+check-fmt:
+	@$(STEP) "formatting" cargo fmt --all --check
+
+check-deny:
+	@$(STEP) "licences, bans and sources of dependencies" cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+
+check-clippy:
+	@$(STEP) "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+
+check-doc:
+	@RUSTDOCFLAGS="-D warnings" $(STEP) "documentation builds" cargo doc --workspace --no-deps --locked
+
+check-build:
+	@$(STEP) "release build" cargo build --release --locked
+
+# Generated pages must be the ones that the code would generate now.
+check-reference:
+	@$(STEP) "reference pages are current" $(BIN) reference --check docs/reference
+
+check-once:
+	@$(STEP) "forebay up --once" $(BIN) up --once --model $(MODEL)
+
+check-doctests:
+	@if scripts/has_doctests.sh; then $(STEP) "documentation tests" cargo test --doc --workspace --locked; fi
+
+check-rust:
+	@STEP_LOG=rust $(STEP) "Rust tests" scripts/rust_tests.sh --locked
+
+check-clients:
+	@FOREBAY_BIN=$(BIN) STEP_LOG=clients $(STEP) "unmodified clients and metrics pages" $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/clients
+
+summary:
+	@scripts/summary.sh
+
+# --- benches: each prints a table, the machine and its own command line ---
+
+bench-setup:
+	@$(PYTHON) scripts/fetch.py nats-server model wrk bench
+	@cargo build --release --locked
+
+bench-path: bench-setup ## what the path costs without a model, next to two peers
+	@cargo build --release --locked --example bare_echo
+	@$(VENV_PYTHON) benches/path.py $(BENCH_ARGS)
+
+bench-embed: bench-setup ## sentences per second through the whole path
+	@$(VENV_PYTHON) benches/embed.py --model $(MODEL) $(BENCH_ARGS)
+
+bench-aggregator: bench-setup ## what a scrape of the fleet costs as it grows
+	@$(VENV_PYTHON) benches/aggregator.py $(BENCH_ARGS)
+
+bench-scaling: bench-setup ## throughput against the number of workers
+	@$(VENV_PYTHON) benches/scaling.py $(BENCH_ARGS)
+
+clean: ## remove what was built
+	@cargo clean
+
+distclean: clean ## remove what was built and what was fetched
+	@rm -rf .cache

@@ -1,0 +1,4 @@
+//! Properties over sequences of operations, then single rules.
+
+mod model;
+mod rules;

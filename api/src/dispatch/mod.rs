@@ -1,0 +1,260 @@
+//! From a validated request to jobs on the queue (steps ② and ③ of the data path), and back to one answer.
+//!
+//! A request is taken apart into rows; each row is a job. Jobs of one model and lane that are ready at the same moment
+//! travel together ([`publisher`]); their answers are matched by id ([`pending`]) and put together in order
+//! ([`gather`]). Admission is bounded here: what is waiting in this process never exceeds `max_in_flight_jobs`, and
+//! nothing is accepted while the broker is away or no worker is there.
+//!
+//! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that a
+//! redelivery of their message is answered "done" and not run again.
+
+mod bundler;
+mod gather;
+mod pending;
+mod publisher;
+mod rate;
+pub mod replies;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay_shared::broker::Link;
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::error::JobError;
+use forebay_shared::ids::{BootId, JobId, Lane, ModelName, ModelToken};
+use forebay_shared::job::{Input, Job, Output, Task};
+use forebay_shared::metrics::{ApiMetrics, Gauge, Refusal};
+use forebay_shared::model::ModelRecord;
+use forebay_shared::trace::TraceContext;
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+
+use crate::registry::Registry;
+use gather::Gather;
+use pending::Pending;
+use rate::DrainRate;
+
+/// One request's work: rows for one model.
+#[derive(Debug)]
+pub struct Submission {
+    pub model: Arc<ModelRecord>,
+    pub lane: Lane,
+    pub task: Task,
+    pub rows: Vec<Input>,
+    pub deadline: Instant,
+    pub trace: TraceContext,
+}
+
+/// Hands work to the queue and answers back. One per api process.
+pub struct Dispatch {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    lanes: RwLock<FxHashMap<(ModelToken, Lane), LaneQueue>>,
+    max_in_flight: usize,
+}
+
+/// The way to one publisher.
+#[derive(Clone)]
+struct LaneQueue {
+    jobs: mpsc::Sender<Ready>,
+    unpublished: Gauge,
+}
+
+/// What the publishers and the reply task work on.
+struct Shared {
+    boot: BootId,
+    publish: Link,
+    replies: Link,
+    clock: BrokerClock,
+    metrics: Arc<ApiMetrics>,
+    pending: Mutex<Pending>,
+    in_flight: AtomicUsize,
+    drained: Mutex<DrainRate>,
+}
+
+/// A job on its way to a publisher.
+struct Ready {
+    job: Job,
+    gather: Arc<Gather>,
+    index: usize,
+    deadline: Instant,
+}
+
+impl Dispatch {
+    pub fn new(
+        boot: BootId,
+        publish: Link,
+        replies: Link,
+        clock: BrokerClock,
+        metrics: Arc<ApiMetrics>,
+        registry: Arc<Registry>,
+        max_in_flight: usize,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            boot,
+            publish,
+            replies,
+            clock,
+            metrics,
+            pending: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            drained: Mutex::new(DrainRate::new(Instant::now())),
+        });
+        Self { shared, registry, lanes: RwLock::default(), max_in_flight }
+    }
+
+    /// Broker reachable for publishing and for answers, and the model table read.
+    pub fn is_ready(&self) -> bool {
+        self.shared.publish.is_up() && self.shared.replies.is_up() && self.registry.is_synced()
+    }
+
+    /// Runs the rows and returns their outputs in order.
+    ///
+    /// # Errors
+    /// The first row's error; [`JobError::BrokerUnavailable`], [`JobError::NoWorker`] or [`JobError::Overloaded`] at
+    /// once and before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
+    pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
+        let Submission { model, lane, task, rows, deadline, trace } = submission;
+        self.check_reachable(&model)?;
+        let in_flight = InFlight::admit(&self.shared, rows.len(), self.max_in_flight)
+            .inspect_err(|_| self.shared.refused(&model, Refusal::Jobs))?;
+        let now = Instant::now();
+        let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
+        let (gather, answer) = Gather::new(rows.len());
+        let gather = Arc::new(gather);
+        let queue = self.lane(&model, lane);
+        let mut waiting = Waiting { shared: &self.shared, ids: Vec::with_capacity(rows.len()) };
+        for (index, input) in rows.into_iter().enumerate() {
+            let id = JobId::random();
+            let job = Job { id, enqueued_us, deadline_us, trace: Some(trace), task: task.clone(), input };
+            waiting.ids.push(id);
+            let ready = Ready { job, gather: Arc::clone(&gather), index, deadline };
+            // The channel holds as many jobs as may be admitted, so a full one means the same as no admission.
+            queue.jobs.try_send(ready).map_err(|_| self.shared.overloaded())?;
+            queue.unpublished.inc();
+        }
+        let result = match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(JobError::Internal),
+            Err(_) => Err(JobError::DeadlineExceeded),
+        };
+        if result.is_ok() {
+            // Every row was settled: there is nothing left to withdraw.
+            waiting.ids.clear();
+        }
+        drop(waiting);
+        drop(in_flight);
+        result
+    }
+
+    fn check_reachable(&self, model: &ModelRecord) -> Result<(), JobError> {
+        if !self.shared.publish.is_up() || !self.shared.replies.is_up() {
+            self.shared.refused(model, Refusal::Broker);
+            return Err(JobError::BrokerUnavailable);
+        }
+        if !self.registry.may_serve(&model.token) {
+            self.shared.refused(model, Refusal::NoWorker);
+            return Err(JobError::NoWorker { model: model.name.to_string() });
+        }
+        Ok(())
+    }
+
+    /// The publisher of one model and lane, started on first use.
+    fn lane(&self, model: &ModelRecord, lane: Lane) -> LaneQueue {
+        let key = (model.token.clone(), lane);
+        if let Some(queue) = self.lanes.read().get(&key) {
+            return queue.clone();
+        }
+        let mut lanes = self.lanes.write();
+        let queue = lanes.entry(key).or_insert_with(|| {
+            let (jobs, ready) = mpsc::channel(self.max_in_flight);
+            let publisher =
+                publisher::Publisher::new(Arc::clone(&self.shared), Arc::clone(&self.registry), model, lane);
+            tokio::spawn(publisher.run(ready));
+            LaneQueue { jobs, unpublished: self.shared.unpublished(&model.name, lane) }
+        });
+        queue.clone()
+    }
+
+    /// Starts the task that takes answers and the questions of workers; returns once its subscriptions stand.
+    ///
+    /// # Errors
+    /// The broker refused a subscription.
+    pub async fn listen(&self) -> Result<(), async_nats::SubscribeError> {
+        replies::listen(Arc::clone(&self.shared)).await
+    }
+
+    /// Jobs accepted and not yet answered.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn overloaded(&self) -> JobError {
+        let jobs = self.in_flight.load(Ordering::Relaxed);
+        let wait = self.drained.lock().time_to_drain(jobs, Instant::now());
+        JobError::Overloaded { retry_after_ms: wait.as_millis() as u64 }
+    }
+
+    fn refused(&self, model: &ModelRecord, reason: Refusal) {
+        self.metrics.admission_refused_total.with(&(model.name.clone(), reason)).inc();
+    }
+
+    fn unpublished(&self, model: &ModelName, lane: Lane) -> Gauge {
+        self.metrics.unpublished_jobs.with(&(model.clone(), lane))
+    }
+
+    /// Acknowledges bundles whose last job is gone.
+    async fn acknowledge(&self, acks: Vec<String>) {
+        for ack in acks {
+            // If this is lost the bundle is delivered again, the worker asks, and is told that it is done.
+            let _lost = self.replies.client.publish(ack, bytes::Bytes::from_static(b"+ACK")).await;
+        }
+    }
+}
+
+/// Room in the admission count, given back on drop.
+struct InFlight<'a> {
+    shared: &'a Shared,
+    rows: usize,
+}
+
+impl<'a> InFlight<'a> {
+    fn admit(shared: &'a Shared, rows: usize, max: usize) -> Result<Self, JobError> {
+        let before = shared.in_flight.fetch_add(rows, Ordering::Relaxed);
+        let admitted = Self { shared, rows };
+        // A request larger than the whole limit is let in alone rather than never.
+        if before + rows > max && before > 0 { Err(shared.overloaded()) } else { Ok(admitted) }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.shared.in_flight.fetch_sub(self.rows, Ordering::Relaxed);
+    }
+}
+
+/// Jobs of one request; withdraws those that are still out when the request ends.
+struct Waiting<'a> {
+    shared: &'a Arc<Shared>,
+    ids: Vec<JobId>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
+        let acks = self.shared.pending.lock().withdraw(&self.ids);
+        if !acks.is_empty() {
+            let shared = Arc::clone(self.shared);
+            tokio::spawn(async move { shared.acknowledge(acks).await });
+        }
+    }
+}
+
+/// Longest wait that a refused client is told.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);

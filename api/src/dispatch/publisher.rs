@@ -1,0 +1,200 @@
+//! One task per model and lane that turns ready jobs into JetStream messages (step ③).
+//!
+//! Takes what is ready, yields once so that requests already readable on their sockets can join, and hands it over: no
+//! timer is involved, so a lone request pays nothing. Each message is published once with an id of ours and awaited
+//! beside the answers; when the broker's acknowledgement does not come, the identical bytes are sent again under the same
+//! id, for at most half of the duplicate window, and never while all of its jobs are already answered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use forebay_shared::codec;
+use forebay_shared::error::JobError;
+use forebay_shared::ids::{JobId, Lane, ModelToken};
+use forebay_shared::job::{Bundle, Job};
+use forebay_shared::metrics::{Gauge, Histogram, PublishFault};
+use forebay_shared::model::ModelRecord;
+use forebay_shared::streams::DUPLICATE_WINDOW;
+use forebay_shared::subjects;
+use forebay_shared::trace::TRACEPARENT;
+use tokio::sync::mpsc;
+
+use super::{Ready, Shared, bundler};
+use crate::registry::Registry;
+
+/// Most jobs taken from the channel in one turn.
+const TURN: usize = 1024;
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// JetStream's error code when a limit of the stream is reached and it discards new messages.
+const STREAM_FULL: u64 = 10_077;
+
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    js: jetstream::Context,
+    token: ModelToken,
+    lane: Lane,
+    /// Jobs admitted and not yet in the broker: part of the queue's depth.
+    unpublished: Gauge,
+    bundle_rows: Histogram,
+}
+
+/// One message, kept until the broker has it.
+struct Outgoing {
+    number: u64,
+    ids: Vec<JobId>,
+    subject: String,
+    message_id: String,
+    traceparent: Option<String>,
+    ttl: Duration,
+    deadline: Instant,
+    payload: Bytes,
+}
+
+impl Publisher {
+    pub(super) fn new(shared: Arc<Shared>, registry: Arc<Registry>, model: &ModelRecord, lane: Lane) -> Self {
+        let js = shared.publish.jetstream();
+        let unpublished = shared.unpublished(&model.name, lane);
+        let bundle_rows = shared.metrics.bundle_rows.with(&(model.name.clone(),));
+        Self { shared, registry, js, token: model.token.clone(), lane, unpublished, bundle_rows }
+    }
+
+    pub(super) async fn run(self, mut ready: mpsc::Receiver<Ready>) {
+        let publisher = Arc::new(self);
+        let mut turn = Vec::with_capacity(TURN);
+        while ready.recv_many(&mut turn, TURN).await > 0 {
+            tokio::task::yield_now().await;
+            while turn.len() < TURN
+                && let Ok(job) = ready.try_recv()
+            {
+                turn.push(job);
+            }
+            // Requests that ended while they waited here need no work.
+            let before = turn.len();
+            turn.retain(|ready| !ready.gather.is_over());
+            publisher.unpublished.sub((before - turn.len()) as f64);
+            let limit = bundler::bundle_limit(turn.len(), publisher.registry.live_workers(&publisher.token));
+            while !turn.is_empty() {
+                let jobs = bundler::take(turn.iter().map(|ready| ready.job.input.len_bytes()), limit);
+                let bundle = turn.drain(..jobs).collect();
+                publisher.publish(bundle).await;
+            }
+        }
+    }
+
+    async fn publish(self: &Arc<Self>, bundle: Vec<Ready>) {
+        let outgoing = match self.open(bundle) {
+            Ok(outgoing) => outgoing,
+            Err(error) => return tracing::error!(%error, "could not encode a bundle"),
+        };
+        let sent = self.send(&outgoing).await;
+        let publisher = Arc::clone(self);
+        tokio::spawn(async move {
+            let rows = outgoing.ids.len();
+            publisher.see_through(outgoing, sent).await;
+            publisher.unpublished.sub(rows as f64);
+        });
+    }
+
+    /// Registers the jobs and encodes their message.
+    fn open(&self, ready: Vec<Ready>) -> Result<Outgoing, codec::CodecError> {
+        let ids: Vec<JobId> = ready.iter().map(|ready| ready.job.id).collect();
+        let mut jobs: Vec<Job> = Vec::with_capacity(ready.len());
+        let mut deadline = Instant::now();
+        let mut waiters = Vec::with_capacity(ready.len());
+        for Ready { job, gather, index, deadline: until } in ready {
+            deadline = deadline.max(until);
+            waiters.push((job.id, gather, index));
+            jobs.push(job);
+        }
+        let traceparent = jobs[0].trace.map(|trace| trace.to_string());
+        let rows = jobs.len();
+        self.bundle_rows.observe(rows as f64);
+        let number = self.shared.pending.lock().open(waiters);
+        let payload = codec::encode(&Bundle { api: self.shared.boot, number, jobs }).inspect_err(|_| {
+            self.unpublished.sub(rows as f64);
+            self.shared.pending.lock().fail(number, &ids, &JobError::Internal);
+        })?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        Ok(Outgoing {
+            number,
+            subject: subjects::jobs(&self.token, self.lane, rows),
+            message_id: format!("{}.{number}:0", self.shared.boot),
+            ids,
+            traceparent,
+            // Whole seconds: the client truncates. Only garbage collection; deadlines are enforced per job.
+            ttl: Duration::from_secs(left.as_secs() + 3),
+            deadline,
+            payload,
+        })
+    }
+
+    async fn send(&self, outgoing: &Outgoing) -> Result<PublishAckFuture, PublishError> {
+        let mut message = PublishMessage::build()
+            .payload(outgoing.payload.clone())
+            .message_id(&outgoing.message_id)
+            .ttl(outgoing.ttl);
+        if let Some(traceparent) = &outgoing.traceparent {
+            message = message.header(TRACEPARENT, traceparent.as_str());
+        }
+        self.js.send_publish(outgoing.subject.clone(), message).await
+    }
+
+    /// Waits for the broker's acknowledgement, repeating the publish while that can help.
+    async fn see_through(&self, outgoing: Outgoing, mut sent: Result<PublishAckFuture, PublishError>) {
+        let give_up = outgoing.deadline.min(Instant::now() + DUPLICATE_WINDOW / 2);
+        let mut attempt = 0;
+        loop {
+            let error = match sent {
+                Ok(ack) => match ack.await {
+                    Ok(ack) if ack.duplicate && attempt == 0 => {
+                        tracing::error!(id = outgoing.message_id, "the broker took a first publish for a duplicate");
+                        return;
+                    }
+                    Ok(_) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            let failure = classify(&error);
+            self.shared.metrics.queue_publish_errors_total.with(&(failure,)).inc();
+            if failure == PublishFault::Full {
+                let overloaded = self.shared.overloaded();
+                return self.fail(&outgoing, &overloaded);
+            }
+            if failure == PublishFault::TooLarge {
+                return self.fail(&outgoing, &JobError::Internal);
+            }
+            if Instant::now() >= give_up {
+                tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
+                return self.fail(&outgoing, &JobError::BrokerUnavailable);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+            if !self.shared.pending.lock().any(&outgoing.ids) {
+                return;
+            }
+            attempt += 1;
+            sent = self.send(&outgoing).await;
+        }
+    }
+
+    fn fail(&self, outgoing: &Outgoing, error: &JobError) {
+        self.shared.pending.lock().fail(outgoing.number, &outgoing.ids, error);
+    }
+}
+
+fn classify(error: &PublishError) -> PublishFault {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => PublishFault::NoStream,
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => PublishFault::Timeout,
+        PublishErrorKind::MaxPayloadExceeded => PublishFault::TooLarge,
+        _ => match std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+            Some(cause) if cause.error_code().0 == STREAM_FULL => PublishFault::Full,
+            _ => PublishFault::Other,
+        },
+    }
+}

@@ -1,0 +1,135 @@
+//! HTTP in front of the queue (step ① of the data path, and the way back at ⑦).
+//!
+//! [`router`] is the table of endpoints. Each is wrapped by [`endpoint`]: request id, trace, metrics, error mapping and
+//! a net under panics, all in one place and without a layer that boxes per request. [`server`] owns sockets.
+//!
+//! The rest of the api is seen through [`Backend`], resolved at compile time: tests put a fake there.
+
+pub mod body;
+pub mod connections;
+pub mod context;
+pub mod endpoint;
+#[cfg(test)]
+mod fake;
+pub mod instruments;
+pub mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use forebay_shared::error::JobError;
+use forebay_shared::ids::ModelToken;
+use forebay_shared::job::Output;
+use forebay_shared::metrics::ApiMetrics;
+use forebay_shared::model::ModelRecord;
+
+use crate::dialect::Dialect::{OpenAi, Tei};
+use crate::dispatch::{Dispatch, Submission};
+use crate::registry::Registry;
+use crate::routes::{embed, embeddings, fallback, health, metrics, models, root};
+use crate::validate::RequestLimits;
+use endpoint::Endpoint;
+use instruments::Instruments;
+pub use server::{bind, serve};
+
+/// What the endpoints need from the rest of the api.
+pub trait Backend: Send + Sync + 'static {
+    /// See [`Dispatch::submit`].
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Vec<Output>, JobError>> + Send;
+    /// See [`Dispatch::is_ready`].
+    fn is_ready(&self) -> bool;
+    /// See [`Registry::find`].
+    fn find(&self, name: &str) -> Option<Arc<ModelRecord>>;
+    /// See [`Registry::list`].
+    fn list(&self) -> Vec<Arc<ModelRecord>>;
+    /// See [`Registry::sole`].
+    fn sole(&self) -> Option<Arc<ModelRecord>>;
+    /// See [`Registry::live_workers`].
+    fn live_workers(&self, token: &ModelToken) -> usize;
+}
+
+/// The real one.
+pub struct Fleet {
+    pub dispatch: Arc<Dispatch>,
+    pub registry: Arc<Registry>,
+}
+
+impl Backend for Fleet {
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Vec<Output>, JobError>> + Send {
+        self.dispatch.submit(submission)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.dispatch.is_ready()
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<ModelRecord>> {
+        self.registry.find(name)
+    }
+
+    fn list(&self) -> Vec<Arc<ModelRecord>> {
+        self.registry.list()
+    }
+
+    fn sole(&self) -> Option<Arc<ModelRecord>> {
+        self.registry.sole()
+    }
+
+    fn live_workers(&self, token: &ModelToken) -> usize {
+        self.registry.live_workers(token)
+    }
+}
+
+/// What all requests share.
+pub struct AppState<B: Backend = Fleet> {
+    pub backend: B,
+    pub metrics: Arc<ApiMetrics>,
+    pub limits: RequestLimits,
+    pub(crate) instruments: Instruments,
+}
+
+impl AppState {
+    pub fn new(
+        dispatch: Arc<Dispatch>,
+        registry: Arc<Registry>,
+        metrics: Arc<ApiMetrics>,
+        limits: RequestLimits,
+    ) -> Self {
+        Self::with_backend(Fleet { dispatch, registry }, metrics, limits)
+    }
+}
+
+impl<B: Backend> AppState<B> {
+    pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
+        let instruments = Instruments::new(Arc::clone(&metrics));
+        Self { backend, metrics, limits, instruments }
+    }
+}
+
+/// All endpoints.
+pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
+    let at = |template, dialect| Endpoint::at(state, template, dialect);
+    metrics_router(state)
+        .route("/", at("/", Tei).get(root::show).post(embed::create).done())
+        .route("/embed", at("/embed", Tei).post(embed::create).done())
+        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
+        .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
+        .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
+        .with_state(())
+}
+
+/// What an address that is not for clients serves.
+pub fn metrics_router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
+    let at = |template, dialect| Endpoint::at(state, template, dialect);
+    Router::new()
+        .route("/health", at("/health", Tei).get(health::ready).done())
+        .route("/health/live", at("/health/live", Tei).get(health::live).done())
+        .route("/health/ready", at("/health/ready", Tei).get(health::ready).done())
+        .route("/metrics", at("/metrics", Tei).get(metrics::show).done())
+        .fallback_service(Endpoint::elsewhere(state).any(fallback::no_endpoint))
+        .with_state(())
+}
+
+#[cfg(test)]
+#[path = "http/router_tests.rs"]
+mod tests;

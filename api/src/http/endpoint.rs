@@ -1,0 +1,187 @@
+//! What is the same for every request, around the handler that is not.
+//!
+//! An endpoint is a path with its dialect. Around each of its handlers stand: the request id and the trace (taken over
+//! or made, and sent back on every answer), the HTTP metrics, the translation of a [`Failure`], and the net under a
+//! panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
+//! the guard that counts the request as 499.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, Response};
+use axum::routing::{MethodFilter, MethodRouter};
+use forebay_shared::error::JobError;
+use futures::FutureExt;
+use tracing::Instrument;
+
+use super::context::{Context, TRACE_PARENT, X_REQUEST_ID};
+use super::instruments::{HttpTally, RouteInstruments};
+use super::{AppState, Backend};
+use crate::dialect::Dialect;
+use crate::error::Failure;
+
+/// A request on its way to its handler.
+pub struct Call<B: Backend> {
+    pub state: Arc<AppState<B>>,
+    pub context: Context,
+    pub parts: Parts,
+    pub body: Body,
+}
+
+/// What a handler makes of a [`Call`].
+pub type Answer = Result<Response<Body>, Failure>;
+
+/// One path, while its methods are being listed.
+pub struct Endpoint<B: Backend> {
+    state: Arc<AppState<B>>,
+    template: &'static str,
+    dialect: Option<Dialect>,
+    methods: MethodRouter,
+    allow: Vec<&'static str>,
+}
+
+impl<B: Backend> Endpoint<B> {
+    /// The path written as `template` in metrics.
+    pub fn at(state: &Arc<AppState<B>>, template: &'static str, dialect: Dialect) -> Self {
+        let (state, methods) = (Arc::clone(state), MethodRouter::new());
+        Self { state, template, dialect: Some(dialect), methods, allow: Vec::new() }
+    }
+
+    /// Every path that is none of ours.
+    pub fn elsewhere(state: &Arc<AppState<B>>) -> Self {
+        let (state, methods) = (Arc::clone(state), MethodRouter::new());
+        Self { state, template: "other", dialect: None, methods, allow: Vec::new() }
+    }
+
+    /// Answers GET, and HEAD without the body.
+    pub fn get<F: Future<Output = Answer> + Send + 'static>(mut self, handler: fn(Call<B>) -> F) -> Self {
+        self.allow.extend(["GET", "HEAD"]);
+        self.on(MethodFilter::GET, Method::GET, handler)
+    }
+
+    pub fn post<F: Future<Output = Answer> + Send + 'static>(mut self, handler: fn(Call<B>) -> F) -> Self {
+        self.allow.push("POST");
+        self.on(MethodFilter::POST, Method::POST, handler)
+    }
+
+    /// Any method, one handler.
+    pub fn any<F: Future<Output = Answer> + Send + 'static>(self, handler: fn(Call<B>) -> F) -> MethodRouter {
+        let handler = self.wrap(Method::GET, handler);
+        self.methods.fallback(handler)
+    }
+
+    /// The methods listed; all others are answered with 405.
+    pub fn done(self) -> MethodRouter {
+        let allow: Arc<str> = self.allow.join(", ").into();
+        let refuse = self.wrap(Method::GET, move |call: Call<B>| {
+            let method = call.parts.method.to_string();
+            std::future::ready(Err(Failure::MethodNotAllowed { method, allow: Arc::clone(&allow) }))
+        });
+        self.methods.fallback(refuse)
+    }
+
+    fn on<F: Future<Output = Answer> + Send + 'static>(
+        mut self,
+        filter: MethodFilter,
+        method: Method,
+        handler: fn(Call<B>) -> F,
+    ) -> Self {
+        let handler = self.wrap(method, handler);
+        self.methods = self.methods.on(filter, handler);
+        self
+    }
+
+    /// `method` is the one whose metrics are looked up in advance.
+    fn wrap<H>(&self, method: Method, handler: H) -> Wrapped<B, H> {
+        let route = RouteInstruments::new(&self.state.metrics, method, self.template);
+        Wrapped { state: Arc::clone(&self.state), route: Arc::new(route), dialect: self.dialect, handler }
+    }
+}
+
+/// A handler with everything around it.
+struct Wrapped<B: Backend, H> {
+    state: Arc<AppState<B>>,
+    route: Arc<RouteInstruments>,
+    dialect: Option<Dialect>,
+    handler: H,
+}
+
+impl<B: Backend, H: Clone> Clone for Wrapped<B, H> {
+    fn clone(&self) -> Self {
+        let (state, route) = (Arc::clone(&self.state), Arc::clone(&self.route));
+        Self { state, route, dialect: self.dialect, handler: self.handler.clone() }
+    }
+}
+
+impl<B, H, F> Handler<Call<B>, ()> for Wrapped<B, H>
+where
+    B: Backend,
+    H: FnOnce(Call<B>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    type Future = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+    fn call(self, request: Request, (): ()) -> Self::Future {
+        let Self { state, route, dialect, handler } = self;
+        Box::pin(async move { around(&state, &route, dialect, request, handler).await })
+    }
+}
+
+async fn around<B, H, F>(
+    state: &Arc<AppState<B>>,
+    route: &RouteInstruments,
+    dialect: Option<Dialect>,
+    request: Request,
+    handler: H,
+) -> Response<Body>
+where
+    B: Backend,
+    H: FnOnce(Call<B>) -> F,
+    F: Future<Output = Answer>,
+{
+    let (parts, body) = request.into_parts();
+    let context = Context::read(&parts.headers, Instant::now());
+    let (request_id, trace) = (context.request_id.clone(), context.trace);
+    let dialect = dialect.unwrap_or_else(|| Dialect::of_path(parts.uri.path()));
+    let tally = HttpTally::begin(&state.metrics, route, &parts.method, context.started);
+    let span =
+        tracing::debug_span!("request", id = context.request_id(), trace = %trace.trace_id(), route = route.template);
+    let handled = handler(Call { state: Arc::clone(state), context, parts, body }).instrument(span);
+    let answer = AssertUnwindSafe(handled).catch_unwind().await.unwrap_or_else(|panic| {
+        tracing::error!(request = ?request_id, route = route.template, panic = text_of(&*panic), "a handler panicked");
+        Err(JobError::Internal.into())
+    });
+    let mut response = answer.unwrap_or_else(|failure| {
+        report(&failure, &request_id, route.template);
+        failure.into_response(dialect)
+    });
+    tally.finish(response.status());
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, request_id);
+    if let Ok(trace) = HeaderValue::try_from(trace.to_string()) {
+        headers.insert(TRACE_PARENT, trace);
+    }
+    response
+}
+
+/// What went wrong on our side is worth a line; what the client did, or load, is counted and told to the client.
+fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
+    match failure {
+        Failure::Job(JobError::Internal | JobError::BadOutput { .. }) => {
+            tracing::warn!(request = ?request_id, route, error = %failure, "a request failed");
+        }
+        _ => tracing::debug!(request = ?request_id, route, error = %failure, "a request was refused"),
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

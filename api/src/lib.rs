@@ -1,0 +1,17 @@
+//! The HTTP front: checks what clients ask for (①), puts it on the queue (② ③) and answers (⑦).
+//!
+//! `routes` and `validate` speak HTTP and JSON, `dispatch` speaks jobs and NATS, `error` is the only place where a job's
+//! error becomes a status. No model code: this crate never builds candle.
+
+pub mod dialect;
+pub mod dispatch;
+pub mod error;
+pub mod http;
+pub mod registry;
+pub mod routes;
+mod run;
+pub mod settings;
+pub mod validate;
+
+pub use run::run;
+pub use settings::ApiArgs;

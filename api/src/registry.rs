@@ -1,0 +1,213 @@
+//! Which models exist (a KV bucket, written by workers) and who serves them right now (their announcements).
+//!
+//! A worker announces itself every second. Three missed announcements and it no longer counts for bundling; the fleet is
+//! believed to be able to serve a model for `no_worker_after` longer, because a worker that is being restarted finds its
+//! queue waiting. After that a request is refused at the door instead of being left to its deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::kv;
+use bytes::Bytes;
+use forebay_shared::broker::Link;
+use forebay_shared::codec;
+use forebay_shared::ids::{BootId, ModelName, ModelToken};
+use forebay_shared::job::Live;
+use forebay_shared::metrics::ApiMetrics;
+use forebay_shared::model::ModelRecord;
+use forebay_shared::subjects;
+use futures::StreamExt;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+
+/// An announcement is good for three intervals of a second.
+const LIVE_FOR: Duration = Duration::from_millis(3_200);
+
+/// The api's view of the fleet. Reads never wait for the network.
+pub struct Registry {
+    no_worker_after: Duration,
+    /// Only models of the table may become labels.
+    metrics: ApiMetrics,
+    synced: AtomicBool,
+    fleet: RwLock<Fleet>,
+}
+
+/// Models and workers, told the time.
+#[derive(Debug, Default)]
+struct Fleet {
+    by_name: FxHashMap<ModelName, Arc<ModelRecord>>,
+    workers: FxHashMap<ModelToken, Workers>,
+}
+
+#[derive(Debug, Default)]
+struct Workers {
+    heard: FxHashMap<BootId, Instant>,
+    /// The last time any worker was ready; survives the entries of `heard`.
+    last_ready: Option<Instant>,
+}
+
+impl Fleet {
+    fn announce(&mut self, live: &Live, now: Instant) {
+        let workers = self.workers.entry(live.token.clone()).or_default();
+        workers.heard.retain(|_, heard| now.duration_since(*heard) < LIVE_FOR);
+        if live.ready {
+            workers.heard.insert(live.boot, now);
+            workers.last_ready = Some(now);
+        } else {
+            workers.heard.remove(&live.boot);
+        }
+    }
+
+    fn live_workers(&self, token: &ModelToken, now: Instant) -> usize {
+        let Some(workers) = self.workers.get(token) else { return 0 };
+        workers.heard.values().filter(|heard| now.duration_since(**heard) < LIVE_FOR).count()
+    }
+
+    fn seen_within(&self, token: &ModelToken, window: Duration, now: Instant) -> bool {
+        let last = self.workers.get(token).and_then(|workers| workers.last_ready);
+        last.is_some_and(|last| now.duration_since(last) < window)
+    }
+}
+
+impl Registry {
+    pub fn new(no_worker_after: Duration, metrics: ApiMetrics) -> Self {
+        Self { no_worker_after, metrics, synced: AtomicBool::new(false), fleet: RwLock::default() }
+    }
+
+    /// The table of models has been read once.
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Relaxed)
+    }
+
+    /// The model of that name, whether or not anybody serves it at the moment.
+    pub fn find(&self, name: &str) -> Option<Arc<ModelRecord>> {
+        self.fleet.read().by_name.get(&ModelName::from(name)).cloned()
+    }
+
+    /// Models that the fleet can serve, by name.
+    pub fn list(&self) -> Vec<Arc<ModelRecord>> {
+        let (fleet, now) = (self.fleet.read(), Instant::now());
+        let mut models: Vec<_> = fleet
+            .by_name
+            .values()
+            .filter(|model| fleet.seen_within(&model.token, self.no_worker_after, now))
+            .cloned()
+            .collect();
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        models
+    }
+
+    /// The model, if there is exactly one to choose from.
+    pub fn sole(&self) -> Option<Arc<ModelRecord>> {
+        match <[_; 1]>::try_from(self.list()) {
+            Ok([model]) => Some(model),
+            Err(_) => None,
+        }
+    }
+
+    /// Workers that announced themselves within the last three seconds.
+    pub fn live_workers(&self, token: &ModelToken) -> usize {
+        self.fleet.read().live_workers(token, Instant::now())
+    }
+
+    /// A worker is there, or was a short while ago and may be coming back.
+    pub fn may_serve(&self, token: &ModelToken) -> bool {
+        self.fleet.read().seen_within(token, self.no_worker_after, Instant::now())
+    }
+
+    /// Reads the table and follows it, and listens for announcements; returns once both stand.
+    ///
+    /// # Errors
+    /// The broker refused the subscription or the watch.
+    pub async fn follow(self: &Arc<Self>, link: &Link, models: kv::Store) -> anyhow::Result<()> {
+        let mut announcements = link.client.subscribe(subjects::LIVE_ALL).await?;
+        link.client.publish(subjects::ROLL_CALL, Bytes::new()).await?;
+        let registry = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Some(message) = announcements.next().await {
+                match codec::decode::<Live>(&message.payload) {
+                    Ok(live) => registry.fleet.write().announce(&live, Instant::now()),
+                    Err(error) => tracing::debug!(%error, "an announcement cannot be read"),
+                }
+            }
+        });
+        self.load(&models).await?;
+        self.synced.store(true, Ordering::Relaxed);
+        let registry = Arc::clone(self);
+        tokio::spawn(async move { registry.watch(models).await });
+        Ok(())
+    }
+
+    async fn load(&self, models: &kv::Store) -> anyhow::Result<()> {
+        let mut keys = models.keys().await?;
+        while let Some(key) = keys.next().await {
+            if let Some(value) = models.get(key?).await? {
+                self.put(&value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows changes for as long as the process lives; a watch that ends is begun again.
+    async fn watch(&self, models: kv::Store) {
+        loop {
+            match models.watch_with_history(">").await {
+                Ok(mut changes) => {
+                    while let Some(Ok(entry)) = changes.next().await {
+                        if entry.operation == kv::Operation::Put {
+                            self.put(&entry.value);
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "cannot follow the table of models"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn put(&self, value: &[u8]) {
+        match serde_json::from_slice::<ModelRecord>(value) {
+            Ok(model) => {
+                self.metrics.register_model(&model.name);
+                self.fleet.write().by_name.insert(model.name.clone(), Arc::new(model));
+            }
+            Err(error) => tracing::warn!(%error, "a model's record cannot be read"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(boot: u8, ready: bool) -> Live {
+        Live {
+            boot: BootId::from_bytes([boot; 16]),
+            process: "worker-1".into(),
+            model: "m".into(),
+            token: "m-0123456789".into(),
+            ready,
+        }
+    }
+
+    #[test]
+    fn a_worker_counts_until_three_announcements_are_missed() {
+        let (mut fleet, start, token) = (Fleet::default(), Instant::now(), ModelToken::from("m-0123456789"));
+        fleet.announce(&live(1, true), start);
+        fleet.announce(&live(2, true), start + Duration::from_secs(2));
+        assert_eq!(fleet.live_workers(&token, start + Duration::from_secs(3)), 2);
+        assert_eq!(fleet.live_workers(&token, start + Duration::from_secs(4)), 1);
+    }
+
+    #[test]
+    fn a_draining_worker_leaves_at_once_but_its_model_stays_for_a_while() {
+        let (mut fleet, start, token) = (Fleet::default(), Instant::now(), ModelToken::from("m-0123456789"));
+        fleet.announce(&live(1, true), start);
+        fleet.announce(&live(1, false), start);
+        assert_eq!(fleet.live_workers(&token, start), 0);
+        let window = Duration::from_secs(15);
+        assert!(fleet.seen_within(&token, window, start + Duration::from_secs(14)));
+        assert!(!fleet.seen_within(&token, window, start + Duration::from_secs(15)));
+    }
+}

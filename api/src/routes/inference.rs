@@ -1,0 +1,140 @@
+//! The way of an embedding request, whatever its dialect: read, validate, submit, write.
+
+use std::sync::Arc;
+
+use axum::extract::Query;
+use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
+use forebay_shared::error::JobError;
+use forebay_shared::job::{Input, Output, Task};
+use forebay_shared::metrics::Check;
+use forebay_shared::model::ModelRecord;
+use serde::Deserialize;
+
+use super::{json_bytes, vectors};
+use crate::dialect::Dialect;
+use crate::dispatch::Submission;
+use crate::error::Failure;
+use crate::http::endpoint::{Answer, Call};
+use crate::http::instruments::InferenceTally;
+use crate::http::{AppState, Backend, body};
+use crate::validate::body::{Fields, parse};
+use crate::validate::embed::{EmbedOptions, options};
+use crate::validate::rows::RowFault;
+
+/// Longest part of a name that is repeated in an error.
+const MAX_NAME_CHARS: usize = 200;
+
+/// Answers one embedding request and counts it.
+pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
+    let Call { state, context, parts, body } = call;
+    let mut tally = state.instruments.inference(context.started);
+    let answer = async {
+        let urgency = context.urgency(&state.limits)?;
+        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+        let bytes = state.instruments.checked(Check::BodySize, read)?;
+        let work = validate(&state, dialect, &parts, &bytes, &mut tally)?;
+        drop(bytes);
+        let outputs = state.backend.submit(Submission {
+            model: Arc::clone(&work.model),
+            lane: urgency.lane,
+            task: Task::Embed(work.options.params),
+            rows: work.rows,
+            deadline: urgency.deadline,
+            trace: context.trace,
+        });
+        let outputs = checked_length(&state, outputs.await)?;
+        let text = vectors::body(&outputs, work.model.name.as_str(), dialect, work.options.encoding).await?;
+        tally.succeed(outputs.len(), vectors::tokens(&outputs));
+        Ok(json_bytes(StatusCode::OK, text))
+    }
+    .await;
+    if let Err(failure) = &answer {
+        tally.fail(failure);
+    }
+    answer
+}
+
+/// A request that is worth a job.
+struct Work {
+    model: Arc<ModelRecord>,
+    options: EmbedOptions,
+    rows: Vec<Input>,
+}
+
+fn validate<B: Backend>(
+    state: &AppState<B>,
+    dialect: Dialect,
+    parts: &Parts,
+    bytes: &[u8],
+    tally: &mut InferenceTally,
+) -> Result<Work, Failure> {
+    let instruments = &state.instruments;
+    let mut fields = parse(bytes, dialect.input_field(), state.limits.max_inputs)
+        .inspect_err(|_| instruments.check(Check::Json, false))?;
+    let model = instruments.checked(Check::Model, choose_model(&state.backend, dialect, &fields, &parts.uri))?;
+    tally.set_model(instruments.model(&model.name));
+    let rows = fields.rows.take().unwrap_or(Err(RowFault::Missing));
+    instruments.checked_rows(&rows);
+    let rows = rows.map_err(|fault| fault.to_error(dialect.input_field()))?;
+    let options = instruments.checked(Check::Parameters, options(dialect, &fields, &model))?;
+    Ok(Work { model, options, rows })
+}
+
+#[derive(Deserialize)]
+struct ModelQuery {
+    model: Option<String>,
+}
+
+fn choose_model<B: Backend>(
+    backend: &B,
+    dialect: Dialect,
+    fields: &Fields<'_>,
+    uri: &Uri,
+) -> Result<Arc<ModelRecord>, Failure> {
+    let named = fields.model.text("model")?;
+    let query;
+    let name = match (named, dialect) {
+        (Some(name), _) => Some(name),
+        (None, Dialect::OpenAi) => return Err(Failure::invalid("model", "you must provide a model parameter")),
+        (None, Dialect::Tei) if uri.query().is_some() => {
+            query = Query::<ModelQuery>::try_from_uri(uri).ok().and_then(|Query(query)| query.model);
+            query.as_deref()
+        }
+        (None, Dialect::Tei) => None,
+    };
+    let found = match name {
+        Some(name) => backend.find(name).ok_or_else(|| Failure::from(unknown_model(backend, name))),
+        None => backend.sole().ok_or_else(|| not_one_model(backend)),
+    };
+    // Without the broker we do not know what exists: the client should come back, not look for a typing error.
+    found.map_err(|failure| if backend.is_ready() { failure } else { JobError::BrokerUnavailable.into() })
+}
+
+/// What a client hears that asks for a model which nobody registered.
+pub fn unknown_model(backend: &impl Backend, name: &str) -> JobError {
+    let known = backend.list().iter().map(|model| model.name.to_string()).collect();
+    JobError::ModelNotFound { model: name.chars().take(MAX_NAME_CHARS).collect(), known }
+}
+
+fn not_one_model(backend: &impl Backend) -> Failure {
+    let models = backend.list();
+    if models.is_empty() {
+        return JobError::NoWorker { model: "*".to_owned() }.into();
+    }
+    let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
+    Failure::invalid("model", format!("several models are served here; name one in `model`: {}", names.join(", ")))
+}
+
+/// Whether an input was too long is known once the model has read it.
+fn checked_length<B: Backend>(
+    state: &AppState<B>,
+    outputs: Result<Vec<Output>, JobError>,
+) -> Result<Vec<Output>, Failure> {
+    match &outputs {
+        Ok(_) => state.instruments.check(Check::InputLength, true),
+        Err(JobError::InputTooLong { .. }) => state.instruments.check(Check::InputLength, false),
+        Err(_) => {}
+    }
+    Ok(outputs?)
+}

@@ -1,0 +1,48 @@
+//! `GET /`: what this is, how it is, and where to go.
+
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use super::json;
+use crate::http::Backend;
+use crate::http::endpoint::{Answer, Call};
+
+#[derive(Serialize)]
+struct Page {
+    name: &'static str,
+    version: &'static str,
+    health: &'static str,
+    models: Vec<String>,
+    links: Links,
+}
+
+#[derive(Serialize)]
+struct Links {
+    embeddings: &'static str,
+    embed: &'static str,
+    models: &'static str,
+    live: &'static str,
+    ready: &'static str,
+    metrics: &'static str,
+}
+
+pub async fn show<B: Backend>(call: Call<B>) -> Answer {
+    let backend = &call.state.backend;
+    json(
+        StatusCode::OK,
+        &Page {
+            name: "forebay",
+            version: env!("CARGO_PKG_VERSION"),
+            health: if backend.is_ready() { "ready" } else { "not ready" },
+            models: backend.list().iter().map(|model| model.name.to_string()).collect(),
+            links: Links {
+                embeddings: "/v1/embeddings",
+                embed: "/embed",
+                models: "/v1/models",
+                live: "/health/live",
+                ready: "/health/ready",
+                metrics: "/metrics",
+            },
+        },
+    )
+}

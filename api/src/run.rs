@@ -1,0 +1,89 @@
+//! An api's life: connect, follow the fleet, serve, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use forebay_shared::broker::{self, Link};
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::ids::{BootId, Role};
+use forebay_shared::metrics::ApiMetrics;
+use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_shared::shutdown::Shutdown;
+use forebay_shared::stats::{Identity, ProcessState, Reporter};
+use forebay_shared::streams;
+
+use crate::dispatch::Dispatch;
+use crate::http;
+use crate::registry::Registry;
+use crate::settings::ApiArgs;
+
+/// Runs an api until `shutdown`; requests in flight are finished first.
+///
+/// # Errors
+/// Whatever keeps it from starting, in one line.
+pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    let limits = args.limits()?;
+    let boot = BootId::random();
+    let name = process.name(Role::Api);
+    let metrics = Arc::new(ApiMetrics::new());
+    let listener = http::bind("--api-addr", &args.api_addr).await?;
+    let own_page = match &args.metrics_addr {
+        Some(addr) => Some(http::bind("--metrics-addr", addr).await?),
+        None => None,
+    };
+    let page = own_page.as_ref().unwrap_or(&listener).local_addr()?;
+
+    let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
+    let publish = broker::connect(&broker, boot, name.as_str(), "publish").await?;
+    let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
+    let models = streams::ensure_bucket(&control.jetstream(), streams::MODELS_BUCKET).await?;
+    let clock = BrokerClock::from_wall_clock();
+    clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
+    tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
+
+    let registry = Arc::new(Registry::new(args.no_worker_after, (*metrics).clone()));
+    let links = [control.clone(), publish.clone(), replies.clone()];
+    let dispatch = Arc::new(Dispatch::new(
+        boot,
+        publish,
+        replies,
+        clock.clone(),
+        Arc::clone(&metrics),
+        Arc::clone(&registry),
+        args.max_in_flight_jobs,
+    ));
+    dispatch.listen().await.context("cannot listen for answers")?;
+    registry.follow(&control, models).await?;
+
+    let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
+    let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
+    let reporter = start_reporter(&control, identity, links, &metrics, &clock);
+    reporter.set_state(ProcessState::Ready);
+    tracing::info!(address = %listener.local_addr()?, "ready");
+
+    let state = http::AppState::new(dispatch, registry, metrics, limits);
+    let result = http::serve(listener, own_page, state, shutdown, GRACE).await;
+    reporter.goodbye().await;
+    result
+}
+
+/// Longest time that requests in flight get when the process is asked to stop.
+const GRACE: Duration = Duration::from_secs(30);
+
+fn start_reporter(
+    control: &Link,
+    identity: Identity,
+    links: [Link; 3],
+    metrics: &Arc<ApiMetrics>,
+    clock: &BrokerClock,
+) -> Reporter {
+    let (sampled, offset) = (Arc::clone(metrics), clock.clone());
+    let mut overflows = 0;
+    Reporter::start(control.client.clone(), identity, Arc::clone(metrics.registry()), clock.clone(), move || {
+        sampled.clock_offset_seconds.set(offset.offset_seconds().abs());
+        let total: u64 = links.iter().map(Link::slow_consumers).sum();
+        sampled.slow_consumer_total.inc_by(total - overflows);
+        overflows = total;
+    })
+}

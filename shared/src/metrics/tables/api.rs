@@ -1,0 +1,41 @@
+use crate::ids::{Lane, ModelName};
+use crate::metrics::labels::{
+    Check, CheckResult, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+};
+
+crate::metrics::schema::metrics! {
+    /// What one api process counts. `requests` are what a client sent, `jobs` are what the queue carries.
+    pub struct ApiMetrics for Api {
+        /// HTTP requests answered, by route template and status.
+        http_requests_total: Counter { method: Method, route: Route, status: Status } merge Sum,
+        /// Seconds from the first byte of a request to the last byte of its answer.
+        http_request_duration_seconds: Histogram { method: Method, route: Route } buckets LATENCY_SECONDS merge Sum,
+        /// HTTP requests being served at this moment.
+        http_requests_in_progress: Gauge {} merge Sum,
+        /// Inference requests finished, by outcome. Incremented once per request, when its answer is complete.
+        requests_total: Counter { model: ModelName, task: Task, outcome: Outcome } merge Sum,
+        /// Seconds from an inference request to its complete answer, whatever the outcome.
+        request_duration_seconds: Histogram { model: ModelName, task: Task } buckets LATENCY_SECONDS merge Sum,
+        /// Rows of input that were answered with a result.
+        predictions_total: Counter { model: ModelName, task: Task } merge Sum,
+        /// Tokens of answered requests, as the model counted them.
+        tokens_total: Counter { model: ModelName, kind: TokenKind } merge Sum,
+        /// Checks of requests before they become jobs. A check that another made pointless is not counted.
+        input_checks_total: Counter { check: Check, result: CheckResult } merge Sum,
+        /// Publishes of a bundle that the broker did not acknowledge.
+        queue_publish_errors_total: Counter { reason: PublishFault } merge Sum,
+        /// Requests refused at the door, before anything was published.
+        admission_refused_total: Counter { model: ModelName, reason: Refusal } merge Sum,
+        /// Answers that nobody waited for any more: the job was answered, cancelled or expired before. Work done twice
+        /// or in vain, never seen by a client.
+        replies_duplicate_total: Counter {} merge Sum,
+        /// Jobs in one published message.
+        bundle_rows: Histogram { model: ModelName } buckets ROWS merge Sum,
+        /// Jobs admitted by an api and not yet acknowledged by the broker. Part of the queue's depth.
+        unpublished_jobs: Gauge { model: ModelName, lane: Lane } merge Sum,
+        /// Absolute difference between the clock of the host and the broker's; the largest of the fleet.
+        clock_offset_seconds: Gauge {} merge Max,
+        /// Times the NATS client dropped messages because this process did not take them fast enough.
+        slow_consumer_total: Counter {} merge Sum,
+    }
+}

@@ -1,0 +1,79 @@
+//! What the fleet knows about a model: the record a worker registers and every api reads.
+//!
+//! Alias → token lives in one KV bucket and switches atomically. A request pins the token when it is admitted.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ids::{ModelName, ModelToken, hex};
+
+/// Kept in the bucket of [`crate::streams::MODELS_BUCKET`] under [`record_key`] of its name, as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    pub name: ModelName,
+    pub token: ModelToken,
+    /// `bert`, `identity` …
+    pub architecture: String,
+    pub dtype: String,
+    /// Length of a vector.
+    pub dimensions: u32,
+    /// Longest input in tokens, special tokens included.
+    pub max_tokens: u32,
+    pub pooling: String,
+    pub normalize: bool,
+    /// Lengths to which a vector may be cut; empty when the model was not trained for that.
+    #[serde(default)]
+    pub matryoshka_dimensions: Vec<u32>,
+    /// Unix seconds of the first registration.
+    pub created: u64,
+}
+
+/// Key of a model's record: KV keys allow few characters and model names many, so the key is a digest.
+pub fn record_key(name: &ModelName) -> String {
+    format!("{}-{}", slug(name.as_str()), &hex(&Sha256::digest(name.as_str()))[..10])
+}
+
+/// `[a-z0-9_-]`, at most 40 characters: the readable part of a token.
+pub fn slug(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let slug: String = last
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
+        .take(40)
+        .collect();
+    if slug.is_empty() { "model".to_owned() } else { slug }
+}
+
+/// Names exactly one behaviour: the slug of the name and ten digits of a hash over everything that changes an answer.
+pub fn token(name: &str, weights_digest: &str, dtype: &str, pooling: &str, normalize: bool) -> ModelToken {
+    let mut hash = Sha256::new();
+    for part in [name, weights_digest, dtype, pooling, if normalize { "normalized" } else { "raw" }] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    ModelToken::new(format!("{}-{}", slug(name), &hex(&hash.finalize())[..10]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_safe_subject_token() {
+        let token = token("org/My Model.v2*>", "digest", "f32", "mean", true);
+        assert!(token.as_str().starts_with("my-model-v2--"), "{token}");
+        assert!(token.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+        assert!(super::token(&"x".repeat(300), "d", "f32", "mean", true).as_str().len() <= 51);
+    }
+
+    #[test]
+    fn anything_that_changes_an_answer_changes_the_token() {
+        let base = token("m", "digest", "f32", "mean", true);
+        assert_ne!(base, token("m", "digest2", "f32", "mean", true));
+        assert_ne!(base, token("m", "digest", "bf16", "mean", true));
+        assert_ne!(base, token("m", "digest", "f32", "cls", true));
+        assert_ne!(base, token("m", "digest", "f32", "mean", false));
+        assert_ne!(token("ab", "c", "", "", true), token("a", "bc", "", "", true));
+    }
+}

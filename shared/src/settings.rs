@@ -1,0 +1,114 @@
+//! Settings that every role takes. Each flag is also an environment variable; the role's own flags live with the role.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::ids::{ProcessName, Role};
+
+/// A value that must not show up in logs, `--help` output or error messages.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// How to reach NATS.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Broker")]
+pub struct BrokerArgs {
+    /// Address of a nats-server with JetStream enabled.
+    #[arg(long, env = "FOREBAY_BROKER", default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    pub broker: String,
+    /// Token to authenticate with, if the broker asks for one.
+    #[arg(long, env = "FOREBAY_BROKER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub broker_token: Option<Secret>,
+    /// How long to wait for the broker at start before giving up.
+    #[arg(long, env = "FOREBAY_BROKER_WAIT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub broker_wait: Duration,
+}
+
+/// Who this process is and what it prints.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessArgs {
+    /// Stable name of this process in metrics and service discovery; default: role, host name and process id.
+    #[arg(long, env = "FOREBAY_PROCESS_NAME", value_name = "NAME")]
+    pub process_name: Option<String>,
+    /// host:port under which Prometheus can reach this process' metrics; default: the address it listens on.
+    #[arg(long, env = "FOREBAY_ADVERTISE_ADDR", value_name = "HOST:PORT")]
+    pub advertise_addr: Option<String>,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl ProcessArgs {
+    /// The name given, or one made of role, host and process id.
+    pub fn name(&self, role: Role) -> ProcessName {
+        match &self.process_name {
+            Some(name) => ProcessName::new(name.as_str()),
+            None => ProcessName::new(format!("{}-{}-{}", role.as_str(), host_name(), std::process::id())),
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// What is logged, and how.
+#[derive(Args, Debug, Clone)]
+pub struct LogArgs {
+    /// Least severe level to log, or a filter such as `info,forebay_worker=debug`.
+    #[arg(long, env = "FOREBAY_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// Text for people, JSON for machines.
+    #[arg(long, env = "FOREBAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A setting whose value cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag}: {problem}")]
+pub struct SettingsError {
+    pub flag: &'static str,
+    pub problem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_print() {
+        let secret: Secret = "hunter2".parse().unwrap();
+        assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(secret.reveal(), "hunter2");
+    }
+}

@@ -1,0 +1,81 @@
+//! Every NATS subject, in one place.
+//!
+//! | subject | kind | from → to |
+//! |---|---|---|
+//! | `forebay.jobs.<token>.<lane>.<rows>` | JetStream | api → worker; the last token is the number of jobs in the message |
+//! | `forebay.rep.<boot>` | core | worker → the api that asked |
+//! | `forebay.ask.<boot>` | core request | worker → api: are these jobs still wanted? |
+//! | `forebay.live.<token>` | core | worker → apis: alive, ready or draining |
+//! | `forebay.roll` | core | api → workers: announce yourselves now |
+//! | `forebay.stats.<role>.<boot>` | core | process → aggregators: snapshot |
+//! | `forebay.describe.<boot>` | core | aggregator → process: send the names of your series again |
+
+use crate::ids::{BootId, Lane, ModelToken, Role};
+
+/// Subject of a bundle of `rows` jobs.
+pub fn jobs(token: &ModelToken, lane: Lane, rows: usize) -> String {
+    format!("forebay.jobs.{token}.{}.{rows}", lane.as_str())
+}
+
+/// All bundles of one lane: the filter of its consumer.
+pub fn jobs_lane(token: &ModelToken, lane: Lane) -> String {
+    format!("forebay.jobs.{token}.{}.*", lane.as_str())
+}
+
+/// All bundles of one model: the subject of its stream.
+pub fn jobs_model(token: &ModelToken) -> String {
+    format!("forebay.jobs.{token}.*.*")
+}
+
+/// Lane and number of jobs of a bundle's subject, if it is one.
+pub fn parse_jobs(subject: &str) -> Option<(Lane, u32)> {
+    let mut parts = subject.strip_prefix("forebay.jobs.")?.splitn(3, '.');
+    let (_token, lane, rows) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((lane.parse().ok()?, rows.parse().ok()?))
+}
+
+pub fn replies(boot: BootId) -> String {
+    format!("forebay.rep.{boot}")
+}
+
+pub fn ask(boot: BootId) -> String {
+    format!("forebay.ask.{boot}")
+}
+
+pub fn live(token: &ModelToken) -> String {
+    format!("forebay.live.{token}")
+}
+
+pub const LIVE_ALL: &str = "forebay.live.*";
+
+/// Where an api that has just started asks every worker to announce itself at once.
+pub const ROLL_CALL: &str = "forebay.roll";
+
+pub fn stats(role: Role, boot: BootId) -> String {
+    format!("forebay.stats.{}.{boot}", role.as_str())
+}
+
+pub const STATS_ALL: &str = "forebay.stats.*.*";
+
+pub fn describe(boot: BootId) -> String {
+    format!("forebay.describe.{boot}")
+}
+
+/// Prefix of a process' own inboxes: per boot, so that a late reply to an earlier life cannot be taken for ours.
+pub fn inbox_prefix(boot: BootId) -> String {
+    format!("_INBOX.{boot}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_lane_can_be_read_back_from_a_bundle_subject() {
+        let subject = jobs(&ModelToken::from("mini-0123456789"), Lane::Normal, 32);
+        assert_eq!(subject, "forebay.jobs.mini-0123456789.normal.32");
+        assert_eq!(parse_jobs(&subject), Some((Lane::Normal, 32)));
+        assert_eq!(parse_jobs("forebay.jobs.x.urgent.1"), None);
+        assert_eq!(parse_jobs("forebay.rep.x"), None);
+    }
+}

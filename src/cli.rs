@@ -1,0 +1,95 @@
+//! What can be typed: the subcommands and the settings that every role shares. Each role's own flags live with the role.
+
+use std::num::NonZeroUsize;
+
+use clap::{Args, Parser, Subcommand};
+use forebay_aggregator::AggregatorArgs;
+use forebay_api::ApiArgs;
+use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_worker::WorkerArgs;
+
+use crate::doctor::DoctorArgs;
+use crate::reference::ReferenceArgs;
+use crate::up::UpArgs;
+
+/// Serves models behind a durable queue.
+///
+/// Requests come in over HTTP, wait in NATS JetStream, and are answered in batches by workers, one per device. Kill any of
+/// the processes under load: every accepted request is still answered, once.
+#[derive(Parser, Debug)]
+#[command(
+    name = "forebay",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Start here:\n  forebay up                      the whole system on this machine\n  \
+                  forebay up --model ./my-model   with your model\n  forebay doctor                  what is missing, and what to do"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the whole system on this machine: broker, api, aggregator and workers.
+    Up(UpArgs),
+    /// Serve HTTP: turn requests into jobs, and answers into responses.
+    ///
+    /// Holds no state: run as many as you like behind a load balancer. Models are run by `forebay worker`.
+    Api(RoleArgs<ApiArgs>),
+    /// Run a model: take jobs from the queue, batch them, compute, answer.
+    ///
+    /// One process drives one device. Start one more for each further device, on any machine that reaches the broker.
+    Worker(RoleArgs<WorkerArgs>),
+    /// Merge what all processes report into one page of metrics for the fleet.
+    Aggregator(RoleArgs<AggregatorArgs>),
+    /// Check this machine and the broker: one line per finding, with the remedy.
+    Doctor(DoctorArgs),
+    /// Write the reference pages of settings and metrics, or check that they are current.
+    Reference(ReferenceArgs),
+}
+
+/// A role's own settings and those that all roles share.
+#[derive(Args, Debug)]
+pub struct RoleArgs<R: Args> {
+    #[command(flatten)]
+    pub role: R,
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+}
+
+/// How a role's network tasks are scheduled.
+#[derive(Args, Debug, Clone, Copy)]
+#[command(next_help_heading = "Process")]
+pub struct RuntimeArgs {
+    /// Threads for network tasks. One thread groups jobs into messages best; start more processes before more threads.
+    #[arg(long, env = "FOREBAY_RUNTIME_THREADS", default_value = "1", value_name = "N")]
+    pub runtime_threads: NonZeroUsize,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_flag_is_declared_consistently() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_help_text() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands() {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has none", command.get_name(), argument.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The `forebay` binary: every role of the system is one subcommand, and this file is the table of contents.
+
+mod cli;
+mod doctor;
+mod host;
+mod http;
+mod model;
+mod reference;
+mod role;
+mod signals;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// Keeps the pages of freed tensors for a while, where the system's allocator would unmap and fault them in again per batch.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    run(Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("error: {}", one_line(&error));
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => up::run(args),
+        Command::Api(args) => role::run(args, forebay_api::run),
+        Command::Worker(args) => role::run(args, forebay_worker::run),
+        Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Reference(args) => reference::run(&args),
+    }
+}
+
+/// The whole chain of causes on one line, so that a log or a terminal shows all of it.
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,121 @@
+//! What is seen of the processes: a board that is redrawn on a terminal, one line per change elsewhere.
+//!
+//! Everything goes to standard error; standard output is for the answer.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::fleet::Status;
+use super::keeper::State;
+
+pub struct Board {
+    terminal: Option<MultiProgress>,
+    follower: JoinHandle<()>,
+}
+
+impl Board {
+    /// Shows the processes from now on.
+    pub fn show(statuses: watch::Receiver<Vec<Status>>) -> Self {
+        if std::io::stderr().is_terminal() {
+            let multi = MultiProgress::new();
+            let follower = tokio::spawn(draw(multi.clone(), statuses));
+            Self { terminal: Some(multi), follower }
+        } else {
+            Self { terminal: None, follower: tokio::spawn(tell(statuses)) }
+        }
+    }
+
+    /// Puts `text` on standard output without disturbing the board.
+    pub fn print(&self, text: &str) {
+        match &self.terminal {
+            Some(multi) => multi.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    /// Puts `text` on standard error without disturbing the board.
+    pub fn note(&self, text: &str) {
+        match &self.terminal {
+            Some(multi) => multi.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Ends the display; the last states stay visible.
+    pub fn end(self) {
+        self.follower.abort();
+    }
+}
+
+async fn tell(mut statuses: watch::Receiver<Vec<Status>>) {
+    let mut told: Vec<String> = Vec::new();
+    loop {
+        let lines: Vec<String> = statuses.borrow_and_update().iter().map(line).collect();
+        for line in lines.iter().filter(|line| !told.contains(line)) {
+            eprintln!("{line}");
+        }
+        told = lines;
+        if statuses.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn draw(multi: MultiProgress, mut statuses: watch::Receiver<Vec<Status>>) {
+    let moving =
+        ProgressStyle::with_template("{spinner:.yellow} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let still = ProgressStyle::with_template("{prefix} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let count = statuses.borrow().len();
+    let bars: Vec<ProgressBar> = (0..count).map(|_| multi.add(ProgressBar::new_spinner())).collect();
+    loop {
+        for (bar, status) in bars.iter().zip(statuses.borrow_and_update().iter()) {
+            match mark(&status.state) {
+                Some(mark) => {
+                    bar.disable_steady_tick();
+                    bar.set_style(still.clone());
+                    bar.set_prefix(mark);
+                }
+                None => {
+                    bar.set_style(moving.clone());
+                    bar.enable_steady_tick(Duration::from_millis(120));
+                }
+            }
+            bar.set_message(line(status));
+            bar.tick();
+        }
+        if statuses.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A sign for states that stay; the others move.
+const fn mark(state: &State) -> Option<&'static str> {
+    match state {
+        State::Ready { .. } => Some("●"),
+        State::Stopped => Some("○"),
+        State::Failed { .. } => Some("✗"),
+        State::Waiting | State::Starting { .. } | State::Restarting { .. } | State::Stopping { .. } => None,
+    }
+}
+
+fn line(status: &Status) -> String {
+    let spec = &status.spec;
+    let state = match &status.state {
+        State::Waiting => "waits for the broker".to_owned(),
+        State::Starting { .. } => spec.starting.clone(),
+        State::Ready { pid } => format!("ready       {} (process {pid})", spec.addr),
+        State::Restarting { reason, after } if after.is_zero() => format!("ended, starts again: {reason}"),
+        State::Restarting { reason, after } => {
+            format!("ended, starts again in {}: {reason}", humantime::format_duration(*after))
+        }
+        State::Stopping { .. } => "stopping".to_owned(),
+        State::Stopped => "stopped".to_owned(),
+        State::Failed { .. } => "failed".to_owned(),
+    };
+    format!("{:<14} {state}", spec.name)
+}

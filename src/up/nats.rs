@@ -1,0 +1,134 @@
+//! The broker of `up`: finding the nats-server binary, and its configuration.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use super::plan::Plan;
+use super::store::Store;
+use crate::host;
+
+/// Time-to-live per message, on which the queue's definitions rely, came with this version.
+const OLDEST_VERSION: (u32, u32) = (2, 11);
+/// What JetStream may use at most, whatever the disk has.
+const LARGEST_STORE_BYTES: u64 = 64 << 30;
+/// Streams reserve their bounds when they are created: one per model, and buckets beside them.
+const RESERVED_PER_MODEL_BYTES: u64 = 2 << 30;
+const RESERVED_BYTES: u64 = 4 << 30;
+
+/// The binary to run: the one named, else on PATH, else where `make setup` puts it.
+///
+/// # Errors
+/// One line that says what to do when there is none.
+pub fn find_server(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        if !path.is_file() {
+            bail!("there is no nats-server at {}; correct --nats-server / FOREBAY_NATS_SERVER", path.display());
+        }
+        return Ok(std::path::absolute(path)?);
+    }
+    let on_path =
+        std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    // target/release/forebay → the project's .cache
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("../../.cache/bin")));
+    let folders = on_path.chain([PathBuf::from(".cache/bin")]).chain(beside);
+    match folders.map(|folder| folder.join("nats-server")).find(|path| path.is_file()) {
+        Some(path) => Ok(path.canonicalize()?),
+        None => bail!(
+            "cannot find nats-server on PATH or in .cache/bin; run `make setup`, or install it and set FOREBAY_NATS_SERVER to its path"
+        ),
+    }
+}
+
+/// `2.15.1`
+///
+/// # Errors
+/// When the file is no nats-server that runs here, or one that is too old.
+pub fn server_version(server: &Path) -> anyhow::Result<String> {
+    let output = Command::new(server).arg("--version").output();
+    let output = output
+        .with_context(|| format!("cannot run {}; set FOREBAY_NATS_SERVER to another nats-server", server.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.trim().trim_start_matches("nats-server: v");
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= OLDEST_VERSION => Ok(version.to_owned()),
+        (Some(_), Some(_)) => bail!(
+            "{} is version {version}; forebay needs {}.{} or later, set FOREBAY_NATS_SERVER to one",
+            server.display(),
+            OLDEST_VERSION.0,
+            OLDEST_VERSION.1
+        ),
+        _ => bail!("{} is no nats-server; correct --nats-server / FOREBAY_NATS_SERVER", server.display()),
+    }
+}
+
+pub fn config_path(store: &Store) -> PathBuf {
+    store.dir().join("nats.conf")
+}
+
+/// Writes the broker's configuration into the store.
+pub fn write_config(plan: &Plan, store: &Store) -> anyhow::Result<()> {
+    let free = host::disk_free_bytes(store.dir())?;
+    let path = config_path(store);
+    std::fs::write(&path, config(plan, store.dir(), free)?).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn config(plan: &Plan, store: &Path, disk_free_bytes: u64) -> anyhow::Result<String> {
+    let reserved = RESERVED_BYTES + RESERVED_PER_MODEL_BYTES * plan.models.len() as u64;
+    let max_file = (disk_free_bytes / 5 * 4).min(LARGEST_STORE_BYTES).max(reserved);
+    // A JSON string is a quoted string of this format too.
+    let store_dir = serde_json::to_string(&store.join("jetstream").to_string_lossy())?;
+    Ok(format!(
+        "# Written by forebay up; changes are lost at the next start.\n\
+         server_name: forebay-up\n\
+         listen: \"{}\"\n\
+         http: \"{}\"\n\
+         max_payload: 1MB\n\
+         jetstream {{\n  store_dir: {store_dir}\n  max_memory_store: 256MB\n  max_file_store: {max_file}\n}}\n",
+        plan.addresses.nats, plan.addresses.nats_monitor
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::plan::Addresses;
+
+    fn plan(models: usize) -> Plan {
+        let addr = |port: u16| ([127, 0, 0, 1], port).into();
+        Plan {
+            models: vec![crate::model::Model::parse("identity"); models],
+            addresses: Addresses {
+                api: addr(8000),
+                aggregator: addr(9600),
+                nats: addr(4222),
+                nats_monitor: addr(8222),
+            },
+            processes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_store_is_bounded_by_the_disk_but_holds_what_streams_reserve() {
+        let of = |models, free| config(&plan(models), Path::new("/store"), free).unwrap();
+        assert!(of(1, 10 << 40).contains(&format!("max_file_store: {LARGEST_STORE_BYTES}\n")));
+        assert!(of(1, 50_000_000_000).contains("max_file_store: 40000000000\n"));
+        assert!(of(3, 0).contains(&format!("max_file_store: {}\n", 10u64 << 30)));
+    }
+
+    #[test]
+    fn a_path_with_quotes_and_spaces_stays_one_string() {
+        let config = config(&plan(1), Path::new("/a \"b\""), 0).unwrap();
+        assert!(config.contains(r#"store_dir: "/a \"b\"/jetstream""#), "{config}");
+    }
+
+    #[test]
+    fn what_is_no_nats_server_is_refused_with_a_remedy() {
+        let missing = find_server(Some(Path::new("/no/such/nats-server"))).unwrap_err();
+        assert!(missing.to_string().contains("correct --nats-server"), "{missing}");
+        let other = server_version(Path::new("/bin/true")).unwrap_err();
+        assert!(other.to_string().contains("is no nats-server"), "{other}");
+    }
+}

@@ -1,0 +1,248 @@
+//! Which processes make up the system, where each listens, and how each is started. Decided once, before anything runs.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use forebay_shared::settings::LogFormat;
+
+use super::UpArgs;
+use super::nats;
+use super::store::Store;
+use crate::host;
+use crate::model::Model;
+
+/// In the order in which they stop: first the door, then the work, then those who watch, last the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Api,
+    Worker,
+    Aggregator,
+    NatsServer,
+}
+
+impl Kind {
+    pub const STOP_ORDER: [Self; 4] = [Self::Api, Self::Worker, Self::Aggregator, Self::NatsServer];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Worker => "worker",
+            Self::Aggregator => "aggregator",
+            Self::NatsServer => "nats-server",
+        }
+    }
+
+    /// Path that answers 200 once the process does its work.
+    pub const fn probe_path(self) -> &'static str {
+        match self {
+            Self::NatsServer => "/healthz",
+            Self::Api => "/health/live",
+            Self::Worker => "/health/ready",
+            Self::Aggregator => "/metrics",
+        }
+    }
+}
+
+/// One process: what to start, and where to find it.
+#[derive(Debug)]
+pub struct Spec {
+    pub kind: Kind,
+    pub name: String,
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+    pub addr: SocketAddr,
+    /// Only nats-server has its status pages at another address.
+    pub monitor_addr: Option<SocketAddr>,
+    /// What the board says until the process is ready.
+    pub starting: String,
+}
+
+impl Spec {
+    pub fn probe_addr(&self) -> SocketAddr {
+        host::reachable(self.monitor_addr.unwrap_or(self.addr))
+    }
+}
+
+/// Where the processes that there is one of listen.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub api: SocketAddr,
+    pub aggregator: SocketAddr,
+    pub nats: SocketAddr,
+    pub nats_monitor: SocketAddr,
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    pub models: Vec<Model>,
+    pub addresses: Addresses,
+    pub processes: Vec<Spec>,
+}
+
+impl Plan {
+    pub fn new(args: &UpArgs, server: &Path, store: &Store) -> anyhow::Result<Self> {
+        let mut models: Vec<Model> = match args.models.as_slice() {
+            [] => vec![Model::demo()],
+            given => given.iter().map(|source| Model::parse(source)).collect(),
+        };
+        match (&args.served_name, models.as_mut_slice()) {
+            (None, _) => {}
+            (Some(name), [model]) => model.name.clone_from(name),
+            (Some(_), _) => {
+                bail!("--served-name names one model, and there are {}; drop it or serve one", models.len())
+            }
+        }
+        if let Some((i, twice)) =
+            models.iter().enumerate().find(|(i, model)| models[..*i].iter().any(|other| other.name == model.name))
+        {
+            bail!(
+                "--model {} and another are both served as {}; name each once, or rename a folder",
+                models[i].source,
+                twice.name
+            );
+        }
+        let workers = models.len() * args.workers.get();
+        let mut free =
+            host::free_ports(workers + 4)?.into_iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let mut pick = |given: Option<SocketAddr>| match given {
+            Some(addr) if addr.port() != 0 => Ok(addr),
+            Some(addr) => free.next().map(|port| SocketAddr::new(addr.ip(), port.port())).context("no free port"),
+            None => free.next().context("no free port"),
+        };
+        let nats = pick(args.nats_addr)?;
+        let nats_monitor = pick(None)?;
+        let api = pick(Some(args.api_addr))?;
+        let aggregator = pick(Some(args.aggregator_addr))?;
+        let threads = args.threads_per_worker.map_or((host::cores() / workers).max(1), usize::from);
+
+        let role = RoleCommand::new(args, nats)?;
+        let mut processes = vec![
+            Spec {
+                kind: Kind::NatsServer,
+                name: "nats-server".to_owned(),
+                program: server.to_owned(),
+                args: vec!["-c".into(), nats::config_path(store).into()],
+                addr: nats,
+                monitor_addr: Some(nats_monitor),
+                starting: "starting".to_owned(),
+            },
+            role.spec(Kind::Aggregator, 1, aggregator, &["--aggregator-addr", &aggregator.to_string()]),
+            role.spec(Kind::Api, 1, api, &["--api-addr", &api.to_string()]),
+        ];
+        for (i, model) in models.iter().flat_map(|model| std::iter::repeat_n(model, args.workers.get())).enumerate() {
+            let addr = pick(None)?;
+            let (metrics, threads) = (addr.to_string(), threads.to_string());
+            let model_flags = ["--model", &model.source, "--served-name", &model.name];
+            let flags = [&model_flags[..], &["--metrics-addr", &metrics, "--threads", &threads]].concat();
+            let mut spec = role.spec(Kind::Worker, i + 1, addr, &flags);
+            spec.starting = format!("loading {}", model.name);
+            processes.push(spec);
+        }
+        Ok(Self { models, addresses: Addresses { api, aggregator, nats, nats_monitor }, processes })
+    }
+}
+
+/// How a role of this same program is started here.
+struct RoleCommand {
+    program: PathBuf,
+    shared: Vec<String>,
+}
+
+impl RoleCommand {
+    fn new(args: &UpArgs, nats: SocketAddr) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find my own executable")?;
+        let format = match args.log.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let broker = format!("nats://{}", host::reachable(nats));
+        let shared = ["--broker", &broker, "--log", &args.log.log, "--log-format", format].map(str::to_owned).to_vec();
+        Ok(Self { program, shared })
+    }
+
+    fn spec(&self, kind: Kind, number: usize, addr: SocketAddr, own: &[&str]) -> Spec {
+        let name = format!("{}-{number}", kind.as_str());
+        let advertised = host::reachable(addr).to_string();
+        let named = ["--process-name", &name, "--advertise-addr", &advertised];
+        let shared = self.shared.iter().map(String::as_str);
+        let args = [kind.as_str()]
+            .into_iter()
+            .chain(own.iter().copied())
+            .chain(shared)
+            .chain(named)
+            .map(OsString::from)
+            .collect();
+        Spec {
+            kind,
+            name,
+            program: self.program.clone(),
+            args,
+            addr,
+            monitor_addr: None,
+            starting: "starting".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: UpArgs,
+    }
+
+    fn plan(line: &str) -> anyhow::Result<Plan> {
+        let dir = tempfile::tempdir().unwrap();
+        let line = Line::parse_from(format!("up {line}").split_whitespace());
+        Plan::new(&line.up, Path::new("nats-server"), &Store::open(dir.path()).unwrap())
+    }
+
+    #[test]
+    fn each_model_gets_its_workers_and_each_process_its_name() {
+        let plan = plan("--model identity --model simulated --workers 2").unwrap();
+        let names: Vec<_> = plan.processes.iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!(names, ["nats-server", "aggregator-1", "api-1", "worker-1", "worker-2", "worker-3", "worker-4"]);
+        let has = |spec: &Spec, model: &str| spec.args.iter().any(|arg| arg == model);
+        assert!(plan.processes[3..5].iter().all(|spec| has(spec, "identity")));
+        assert!(plan.processes[5..7].iter().all(|spec| has(spec, "simulated")));
+    }
+
+    #[test]
+    fn every_process_has_an_address_of_its_own() {
+        let plan = plan("--model identity --workers 8 --api-addr 127.0.0.1:0 --aggregator-addr 127.0.0.1:0").unwrap();
+        let mut addrs: Vec<_> =
+            plan.processes.iter().map(|spec| spec.addr).chain([plan.addresses.nats_monitor]).collect();
+        addrs.sort();
+        addrs.dedup();
+        assert_eq!(addrs.len(), 12);
+        assert!(addrs.iter().all(|addr| addr.port() != 0));
+    }
+
+    #[test]
+    fn threads_are_divided_unless_they_are_given() {
+        let threads = |plan: &Plan| {
+            let args = &plan.processes.last().unwrap().args;
+            args[args.iter().position(|arg| arg == "--threads").unwrap() + 1].to_string_lossy().into_owned()
+        };
+        assert_eq!(threads(&plan("--model identity --workers 1000").unwrap()), "1");
+        assert_eq!(threads(&plan("--model identity --threads-per-worker 3").unwrap()), "3");
+    }
+
+    #[test]
+    fn a_served_name_is_for_one_model() {
+        assert_eq!(plan("--model identity --served-name other").unwrap().models[0].name, "other");
+        assert!(plan("--model identity --model simulated --served-name other").is_err());
+    }
+
+    #[test]
+    fn two_models_under_one_name_are_refused() {
+        assert!(plan("--model identity --model identity").unwrap_err().to_string().contains("both served as identity"));
+    }
+}

@@ -1,0 +1,273 @@
+//! A broker, apis, workers and an aggregator, each a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::client::{self, Answer};
+use super::ports::Port;
+use super::process::{Process, Spec};
+
+/// Loading a real model in a debug build on a busy machine takes a while.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// A role is expected to have drained by then.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+const LOG_LINES: usize = 40;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    pub apis: usize,
+    pub workers: usize,
+    pub aggregators: usize,
+    /// `identity`, `simulated`, a folder or a hub id.
+    pub model: String,
+    /// Environment of all roles.
+    pub env: Vec<(&'static str, String)>,
+    /// Additional flags of each worker and each api.
+    pub worker_args: Vec<String>,
+    pub api_args: Vec<String>,
+    /// Whether `start` waits until the apis say that the model can be served.
+    pub wait: bool,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            apis: 1,
+            workers: 1,
+            aggregators: 1,
+            model: "identity".to_owned(),
+            env: Vec::new(),
+            worker_args: Vec::new(),
+            api_args: Vec::new(),
+            wait: true,
+        }
+    }
+}
+
+/// A running system. Processes end with it: apis first, the broker last.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    apis: Vec<Process>,
+    workers: Vec<Process>,
+    aggregators: Vec<Process>,
+    nats: Process,
+    nats_port: Port,
+    nats_monitor: Port,
+    /// One per role process, in the order in which they were started.
+    ports: Vec<Port>,
+    folder: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts everything and waits until requests can be answered.
+    pub async fn start(options: ClusterOptions) -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("forebay-test-").tempdir().expect("the temporary folder can be written");
+        std::fs::create_dir(folder.path().join("logs")).unwrap();
+        let (nats_port, nats_monitor) = (Port::reserve(), Port::reserve());
+        let config = write_nats_config(folder.path(), nats_port.addr(), nats_monitor.addr());
+        let nats = Spec {
+            name: "nats-server".to_owned(),
+            program: nats_server(),
+            args: vec!["-c".to_owned(), config.display().to_string()],
+            env: Vec::new(),
+            addr: nats_port.addr(),
+            ready_addr: nats_monitor.addr(),
+            ready_path: "/healthz",
+        };
+        let nats = Process::start(nats, &folder.path().join("logs"));
+        let mut cluster = Self {
+            apis: Vec::new(),
+            workers: Vec::new(),
+            aggregators: Vec::new(),
+            nats,
+            nats_port,
+            nats_monitor,
+            ports: Vec::new(),
+            folder: Some(folder),
+            options,
+        };
+        cluster.nats.ready(START_LIMIT).await;
+        (0..cluster.options.aggregators).for_each(|_| cluster.add_aggregator());
+        (0..cluster.options.apis).for_each(|_| cluster.add_api());
+        (0..cluster.options.workers).for_each(|_| cluster.add_worker());
+        if cluster.options.wait {
+            cluster.ready().await;
+        }
+        cluster
+    }
+
+    /// Waits until every process is there and every api can serve the model.
+    pub async fn ready(&self) {
+        for process in self.workers.iter().chain(&self.apis).chain(&self.aggregators) {
+            process.ready(START_LIMIT).await;
+        }
+        let path = format!("/health/ready?model={}", self.model_name());
+        for api in &self.apis {
+            super::eventually(&format!("{} is ready", api.name()), START_LIMIT, || async {
+                client::get(api.addr(), &path).await.is_ok_and(|answer| answer.status == 200)
+            })
+            .await;
+        }
+    }
+
+    pub fn add_worker(&mut self) {
+        let model = self.options.model.clone();
+        let args = [vec!["--model".to_owned(), model], self.options.worker_args.clone()].concat();
+        let worker = self.role("worker", self.workers.len(), "--metrics-addr", "/health/ready", args);
+        self.workers.push(worker);
+    }
+
+    pub fn add_api(&mut self) {
+        let api = self.role("api", self.apis.len(), "--api-addr", "/health/live", self.options.api_args.clone());
+        self.apis.push(api);
+    }
+
+    pub fn add_aggregator(&mut self) {
+        let aggregator = self.role("aggregator", self.aggregators.len(), "--aggregator-addr", "/metrics", Vec::new());
+        self.aggregators.push(aggregator);
+    }
+
+    fn role(
+        &mut self,
+        role: &str,
+        index: usize,
+        addr_flag: &str,
+        ready_path: &'static str,
+        own: Vec<String>,
+    ) -> Process {
+        let port = Port::reserve();
+        let addr = port.addr();
+        self.ports.push(port);
+        let name = format!("{role}-{}", index + 1);
+        let fixed = [role, addr_flag, &addr.to_string(), "--broker", &self.broker_url(), "--process-name", &name]
+            .map(str::to_owned);
+        let spec = Spec {
+            program: env!("CARGO_BIN_EXE_forebay").into(),
+            args: fixed.into_iter().chain(own).collect(),
+            env: self.options.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            addr,
+            ready_addr: addr,
+            ready_path,
+            name,
+        };
+        Process::start(spec, &self.logs())
+    }
+
+    pub fn api(&self, index: usize) -> &Process {
+        &self.apis[index]
+    }
+
+    pub fn worker(&self, index: usize) -> &Process {
+        &self.workers[index]
+    }
+
+    pub fn aggregator(&self, index: usize) -> &Process {
+        &self.aggregators[index]
+    }
+
+    pub fn nats(&self) -> &Process {
+        &self.nats
+    }
+
+    pub fn workers(&self) -> &[Process] {
+        &self.workers
+    }
+
+    pub fn api_addrs(&self) -> Vec<SocketAddr> {
+        self.apis.iter().map(Process::addr).collect()
+    }
+
+    pub fn broker_url(&self) -> String {
+        format!("nats://{}", self.nats_port.addr())
+    }
+
+    /// Status pages of the broker: `/jsz`, `/connz` …
+    pub fn nats_monitor_addr(&self) -> SocketAddr {
+        self.nats_monitor.addr()
+    }
+
+    /// What clients call the model.
+    pub fn model_name(&self) -> &str {
+        let model = self.options.model.trim_end_matches('/');
+        if Path::new(model).is_dir() { model.rsplit('/').next().unwrap_or(model) } else { model }
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path().join("logs")
+    }
+
+    /// Kills the broker and starts it again on the same port and store, `down` later.
+    pub async fn restart_nats(&self, down: Duration) {
+        self.nats.kill9();
+        tokio::time::sleep(down).await;
+        self.nats.restart();
+        self.nats.ready(START_LIMIT).await;
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        client::get(self.apis[0].addr(), path).await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    pub async fn post(&self, path: &str, body: &serde_json::Value) -> Answer {
+        client::post(self.apis[0].addr(), path, body).await.unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    /// Stops everything as an operator would; panics if a role does not end by itself, or not with success.
+    pub async fn stop(self) {
+        for process in self.apis.iter().chain(&self.workers).chain(&self.aggregators) {
+            if process.is_running() {
+                let status = process.terminate(STOP_LIMIT).await;
+                assert!(status.success(), "{} ended with {status}\n{}", process.name(), process.log_tail(LOG_LINES));
+            }
+        }
+        if self.nats.is_running() {
+            self.nats.terminate(STOP_LIMIT).await;
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for process in self.apis.iter().chain(&self.workers).chain(&self.aggregators).chain([&self.nats]) {
+            eprintln!("{}", process.log_tail(LOG_LINES));
+        }
+        if let Some(folder) = self.folder.take() {
+            eprintln!("all of it is kept in {}", folder.keep().display());
+        }
+    }
+}
+
+fn write_nats_config(folder: &Path, addr: SocketAddr, monitor: SocketAddr) -> PathBuf {
+    let path = folder.join("nats.conf");
+    let store = folder.join("jetstream");
+    let config = format!(
+        "server_name: test\nlisten: \"{addr}\"\nhttp: \"{monitor}\"\n\
+         jetstream {{\n  store_dir: \"{}\"\n  max_file_store: 16GB\n  max_memory_store: 256MB\n}}\n",
+        store.display()
+    );
+    std::fs::write(&path, config).unwrap();
+    path
+}
+
+/// The one named by FOREBAY_NATS_SERVER, or on PATH, or in the project's .cache.
+fn nats_server() -> PathBuf {
+    if let Some(named) = std::env::var_os("FOREBAY_NATS_SERVER") {
+        return named.into();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/bin");
+    let found = std::env::split_paths(&path)
+        .chain([cache])
+        .map(|folder| folder.join("nats-server"))
+        .find(|file| file.is_file());
+    found.expect("nats-server is on PATH or in .cache/bin; run `make setup`")
+}

@@ -1,0 +1,156 @@
+//! What this worker holds of the queue: one [`Delivery`] per message taken in, until all its jobs are answered.
+//!
+//! The broker matches acknowledgements by stream sequence alone, so a stale one would remove somebody else's delivery.
+//! Hence the **fence**: a delivery is ours only within the connection it came over (its epoch) and until its lease ends
+//! (`ack_wait` after the delivery or the last progress report). Past either, this worker sends no nak, ack or progress
+//! for it. Answers are always safe to send: the api takes the first for each job.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay_shared::ids::{BootId, Lane};
+use forebay_shared::streams::ACK_WAIT;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+/// A lease is given up this much before the broker's end of it, for the time a message needs to get there.
+const LEASE_MARGIN: Duration = Duration::from_millis(250);
+
+/// One message that was delivered to this worker.
+#[derive(Debug)]
+pub struct Delivery {
+    pub(crate) api: BootId,
+    pub(crate) bundle: u64,
+    pub(crate) ack: String,
+    pub(crate) lane: Lane,
+    key: (Lane, u64),
+    epoch: u64,
+    taken: Instant,
+    /// Milliseconds after `taken` at which the lease ends.
+    lease_ms: AtomicU64,
+    jobs_left: AtomicUsize,
+}
+
+/// What identifies a message just taken in.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub api: BootId,
+    pub bundle: u64,
+    pub ack: String,
+    pub lane: Lane,
+    pub consumer_seq: u64,
+    pub epoch: u64,
+    pub jobs: usize,
+}
+
+impl Delivery {
+    fn new(taken: Taken, now: Instant) -> Self {
+        let Taken { api, bundle, ack, lane, consumer_seq, epoch, jobs } = taken;
+        Self {
+            api,
+            bundle,
+            ack,
+            lane,
+            key: (lane, consumer_seq),
+            epoch,
+            taken: now,
+            lease_ms: AtomicU64::new((ACK_WAIT - LEASE_MARGIN).as_millis() as u64),
+            jobs_left: AtomicUsize::new(jobs),
+        }
+    }
+
+    /// Whether the broker still takes our word for this delivery.
+    pub(crate) fn is_ours(&self, epoch: u64, now: Instant) -> bool {
+        self.epoch == epoch && !self.lease_over(now)
+    }
+
+    /// By now the broker has handed the message to somebody else.
+    pub(crate) fn lease_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.taken).as_millis() as u64 >= self.lease_ms.load(Ordering::Relaxed)
+    }
+
+    fn extend(&self, now: Instant) {
+        let lease = now.saturating_duration_since(self.taken) + ACK_WAIT - LEASE_MARGIN;
+        self.lease_ms.store(lease.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+/// All deliveries of this worker.
+#[derive(Debug, Default)]
+pub struct Deliveries(Mutex<FxHashMap<(Lane, u64), Arc<Delivery>>>);
+
+impl Deliveries {
+    pub(crate) fn take(&self, taken: Taken, now: Instant) -> Arc<Delivery> {
+        let delivery = Arc::new(Delivery::new(taken, now));
+        self.0.lock().insert(delivery.key, Arc::clone(&delivery));
+        delivery
+    }
+
+    /// `jobs` of the delivery were answered (or given up); it is forgotten with the last.
+    pub(crate) fn finished(&self, delivery: &Delivery, jobs: usize) {
+        let before = delivery.jobs_left.fetch_sub(jobs, Ordering::Relaxed);
+        if before <= jobs {
+            self.0.lock().remove(&delivery.key);
+        }
+    }
+
+    /// Subjects on which to report progress; extends their leases.
+    pub(crate) fn progress(&self, epoch: u64, now: Instant) -> Vec<String> {
+        let held = self.0.lock();
+        let ours = held.values().filter(|delivery| delivery.is_ours(epoch, now));
+        ours.map(|delivery| {
+            delivery.extend(now);
+            delivery.ack.clone()
+        })
+        .collect()
+    }
+
+    /// Subjects on which to give back everything that is still ours.
+    pub(crate) fn give_back(&self, epoch: u64, now: Instant) -> Vec<String> {
+        let held = std::mem::take(&mut *self.0.lock());
+        held.values().filter(|delivery| delivery.is_ours(epoch, now)).map(|delivery| delivery.ack.clone()).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(consumer_seq: u64, epoch: u64, jobs: usize) -> Taken {
+        let ack = format!("ack-{consumer_seq}");
+        Taken { api: BootId::from_bytes([1; 16]), bundle: 1, ack, lane: Lane::Normal, consumer_seq, epoch, jobs }
+    }
+
+    #[test]
+    fn a_delivery_is_held_until_its_last_job_is_answered() {
+        let deliveries = Deliveries::default();
+        let delivery = deliveries.take(taken(1, 1, 3), Instant::now());
+        deliveries.finished(&delivery, 2);
+        assert!(!deliveries.is_empty());
+        deliveries.finished(&delivery, 1);
+        assert!(deliveries.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_for_a_delivery_whose_lease_is_over() {
+        let (deliveries, now) = (Deliveries::default(), Instant::now());
+        deliveries.take(taken(1, 1, 1), now);
+        assert_eq!(deliveries.progress(1, now + Duration::from_secs(4)), ["ack-1"]);
+        assert_eq!(deliveries.progress(1, now + Duration::from_secs(8)), ["ack-1"], "extended by the last report");
+        assert!(deliveries.progress(1, now + Duration::from_secs(14)).is_empty());
+        assert!(deliveries.give_back(1, now + Duration::from_secs(14)).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_for_a_delivery_of_an_earlier_connection() {
+        let (deliveries, now) = (Deliveries::default(), Instant::now());
+        deliveries.take(taken(1, 1, 1), now);
+        deliveries.take(taken(2, 2, 1), now);
+        assert_eq!(deliveries.give_back(2, now), ["ack-2"]);
+    }
+}

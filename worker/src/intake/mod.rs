@@ -1,0 +1,213 @@
+//! Takes from the queue what this worker can carry, and no more (step ④ of the data path).
+//!
+//! A first delivery goes straight to the tokenisers. A redelivered one is never run on faith: its api is asked which of
+//! its jobs are still wanted ([`redelivery`]), and those run apart from others, so that one bad job cannot pull its
+//! neighbours down twice.
+//!
+//! The task owns the pull connection. It stops in two steps, so that nothing is stranded: interest is withdrawn, then
+//! what had already been sent to us is given back for others at once.
+
+mod ack;
+mod credit;
+mod pull;
+mod redelivery;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, Subscriber};
+use forebay_shared::broker::Link;
+use forebay_shared::codec::{self, CodecError};
+use forebay_shared::ids::{BootId, Lane, ModelToken};
+use forebay_shared::job::{Bundle, Job};
+use forebay_shared::shutdown::Shutdown;
+use forebay_shared::subjects;
+use futures::StreamExt;
+
+use crate::delivery::{Deliveries, Delivery, Taken};
+use crate::gauge::Waiting;
+use crate::prepare::Preparer;
+use crate::telemetry::ModelCounters;
+use ack::DeliveryInfo;
+use credit::Holdings;
+pub(crate) use credit::Prefetch;
+use pull::LanePull;
+
+/// Re-pulls after a reconnect are spread over this, so that a fleet does not return in one wave.
+const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
+/// Pause after the broker refused a request: the consumer is gone, or its leader.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+
+/// What the intake needs to know and where it delivers.
+pub(crate) struct Intake {
+    pub(crate) link: Link,
+    pub(crate) boot: BootId,
+    pub(crate) token: ModelToken,
+    pub(crate) prefetch: Prefetch,
+    pub(crate) deliveries: Arc<Deliveries>,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) preparer: Preparer,
+    pub(crate) counters: Arc<ModelCounters>,
+}
+
+/// The task's own state.
+struct Pulling {
+    lanes: [LanePull; 3],
+    backlog: [u64; 3],
+    /// No request before this.
+    not_before: Instant,
+}
+
+impl Intake {
+    /// Runs until `stop` fires and what was in flight to us has been given back.
+    ///
+    /// # Errors
+    /// The broker refused the subscription.
+    pub(crate) async fn run(self: Arc<Self>, mut stop: Shutdown) -> anyhow::Result<()> {
+        let inbox = format!("{}.pull.jobs", subjects::inbox_prefix(self.boot));
+        let mut messages = self.link.client.subscribe(format!("{inbox}.>")).await?;
+        let mut epochs = self.link.epochs();
+        let mut pulling = Pulling {
+            lanes: Lane::ALL.map(|lane| LanePull::new(&self.token, lane, &inbox)),
+            backlog: [0; 3],
+            not_before: Instant::now(),
+        };
+        loop {
+            let wake = self.pull(&mut pulling).await?;
+            tokio::select! {
+                biased;
+                () = stop.fired() => break,
+                message = messages.next() => match message {
+                    Some(message) => self.on_message(message, &inbox, &mut pulling),
+                    None => anyhow::bail!("the connection to the broker is closed"),
+                },
+                changed = epochs.changed() => {
+                    changed?;
+                    // Requests of the old connection are void.
+                    pulling.lanes.iter_mut().for_each(LanePull::forget);
+                    pulling.not_before = Instant::now() + RECONNECT_SPREAD.mul_f64(self.jitter());
+                }
+                () = self.waiting.room() => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+        self.withdraw(messages).await;
+        Ok(())
+    }
+
+    /// A number in 0..1 that differs between workers.
+    fn jitter(&self) -> f64 {
+        f64::from(self.boot.as_bytes()[0]) / 256.0
+    }
+
+    /// Opens the requests that the credit allows; returns when to look again if nothing happens.
+    async fn pull(&self, pulling: &mut Pulling) -> anyhow::Result<Instant> {
+        let now = Instant::now();
+        if now < pulling.not_before {
+            return Ok(pulling.not_before);
+        }
+        // Marked before the counts are read: room made after this reading wakes us.
+        self.waiting.mark_starved();
+        let (waiting_rows, waiting_tokens) = self.waiting.snapshot();
+        let holdings = Holdings { waiting_rows, waiting_tokens, backlog: pulling.backlog };
+        let mut wake = now + Duration::from_secs(5);
+        for lane in &mut pulling.lanes {
+            if !lane.is_open(now) {
+                let messages = self.prefetch.messages(lane.lane(), &holdings);
+                if messages > 0 {
+                    lane.ask(&self.link.client, messages, now).await?;
+                }
+            }
+            wake = lane.lost_at().map_or(wake, |lost| wake.min(lost));
+        }
+        Ok(wake)
+    }
+
+    fn on_message(self: &Arc<Self>, message: Message, inbox: &str, pulling: &mut Pulling) {
+        // A delivery keeps the subject it was published on; only the end of a request comes under our inbox.
+        if let Some((lane, _rows)) = subjects::parse_jobs(&message.subject)
+            && let Some(info) = message.reply.as_deref().and_then(DeliveryInfo::parse)
+        {
+            pulling.lanes[lane.index()].delivered();
+            pulling.backlog[lane.index()] = info.pending;
+            return self.take_in(message, lane, info);
+        }
+        let Some((lane, number)) = pull::parse_inbox(&message.subject, inbox) else {
+            return tracing::debug!(subject = %message.subject, "unexpected message");
+        };
+        pulling.lanes[lane.index()].ended(number);
+        match message.status.map(|status| status.as_u16()) {
+            None | Some(404 | 408) => {}
+            status => {
+                tracing::debug!(?status, description = ?message.description, "request refused");
+                pulling.not_before = Instant::now() + REFUSED_PAUSE;
+            }
+        }
+    }
+
+    /// Decodes a delivery and sends its jobs on their way.
+    fn take_in(self: &Arc<Self>, message: Message, lane: Lane, info: DeliveryInfo) {
+        let Some(ack) = message.reply else { return };
+        let bundle: Bundle = match codec::decode(&message.payload) {
+            Ok(bundle) => bundle,
+            Err(error) => return self.refuse(&ack, error),
+        };
+        let taken = Taken {
+            api: bundle.api,
+            bundle: bundle.number,
+            ack: ack.to_string(),
+            lane,
+            consumer_seq: info.consumer_seq,
+            epoch: self.link.epoch(),
+            jobs: bundle.jobs.len(),
+        };
+        let delivery = self.deliveries.take(taken, Instant::now());
+        if info.delivered == 1 {
+            self.hand_over(delivery, bundle.jobs, false);
+        } else {
+            self.counters.redelivered.inc_by(bundle.jobs.len() as u64);
+            let intake = Arc::clone(self);
+            tokio::spawn(async move { intake.on_redelivery(delivery, bundle.jobs).await });
+        }
+    }
+
+    /// Wanted work goes to the tokenisers; it counts against the credit from here on.
+    fn hand_over(&self, delivery: Arc<Delivery>, jobs: Vec<Job>, isolated: bool) {
+        let tokens = jobs.iter().map(|job| estimated_tokens(job.input.len_bytes())).sum();
+        self.waiting.add(delivery.lane, jobs.len(), tokens);
+        self.preparer.prepare(delivery, jobs, isolated);
+    }
+
+    /// A message that cannot be read.
+    fn refuse(&self, ack: &str, error: CodecError) {
+        let answer = match error {
+            // A newer process will understand it.
+            CodecError::Version(_) => r#"-NAK {"delay":1000000000}"#,
+            _ => "+TERM",
+        };
+        tracing::error!(%error, "a bundle cannot be read");
+        let (client, ack) = (self.link.client.clone(), ack.to_owned());
+        tokio::spawn(async move {
+            let _lost = client.publish(ack, answer.into()).await;
+        });
+    }
+
+    /// Gives back what was on its way to us when we stopped asking.
+    async fn withdraw(&self, mut messages: Subscriber) {
+        // The broker forgets our requests with our interest; what it had sent before that arrives before the flush ends.
+        if messages.drain().await.is_err() || self.link.client.flush().await.is_err() {
+            return;
+        }
+        while let Some(message) = messages.next().await {
+            if let Some(ack) = message.reply.filter(|ack| DeliveryInfo::parse(ack).is_some()) {
+                let _lost = self.link.client.publish(ack, "-NAK".into()).await;
+            }
+        }
+        let _closed = self.link.client.flush().await;
+    }
+}
+
+/// A guess until the tokeniser has spoken: English text has about four bytes per token.
+pub(crate) fn estimated_tokens(bytes: usize) -> usize {
+    bytes / 4 + 2
+}

@@ -1,0 +1,113 @@
+//! From token vectors to one vector per sequence, as sentence-transformers' `Pooling` and `Normalize` modules do.
+
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+
+use super::storage::{expect_shape, floats, floats_mut};
+use crate::kernels::cpu::norm::l2_normalize;
+use crate::kernels::cpu::pooling::{maximum, scaled_sum};
+
+/// How the token vectors of a sequence become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's vector.
+    Cls,
+    /// The mean of all tokens.
+    Mean,
+    /// The largest value per dimension.
+    Max,
+    /// The sum divided by the square root of the length.
+    MeanSqrtLen,
+    /// The last token's vector.
+    LastToken,
+}
+
+impl Pooling {
+    pub const ALL: [Self; 5] = [Self::Cls, Self::Mean, Self::Max, Self::MeanSqrtLen, Self::LastToken];
+
+    /// The name that sentence-transformers uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::MeanSqrtLen => "mean_sqrt_len",
+            Self::LastToken => "lasttoken",
+        }
+    }
+
+    /// The inverse of [`as_str`](Self::as_str).
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|pooling| pooling.as_str() == name || (name, *pooling) == ("mean_sqrt_len_tokens", Self::MeanSqrtLen))
+    }
+}
+
+/// Pools, and scales to length 1 if asked to.
+///
+/// * `hidden`: `[tokens, dim]`, `f32`
+/// * `offsets`: first token of each sequence, and the end of the last; no sequence is empty
+/// * `out`: `[rows, dim]`, `f32`
+///
+/// # Errors
+/// If shapes do not belong together.
+pub fn pool(hidden: &Tensor, offsets: &[u32], pooling: Pooling, normalize: bool, out: &Tensor) -> Result<()> {
+    expect_shape(out, &[offsets.len() - 1, hidden.dim(1)?], "the output of pooling")?;
+    out.inplace_op2(hidden, &Op { offsets, pooling, normalize, dim: hidden.dim(1)? })
+}
+
+struct Op<'a> {
+    offsets: &'a [u32],
+    pooling: Pooling,
+    normalize: bool,
+    dim: usize,
+}
+
+impl InplaceOp2 for Op<'_> {
+    fn name(&self) -> &'static str {
+        "pooling"
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, hidden: &CpuStorage, layout: &Layout) -> Result<()> {
+        let (hidden, out) = (floats(hidden, layout)?, floats_mut(out, out_layout)?);
+        for (bounds, row) in self.offsets.windows(2).zip(out.chunks_exact_mut(self.dim)) {
+            let tokens = &hidden[bounds[0] as usize * self.dim..bounds[1] as usize * self.dim];
+            let len = (bounds[1] - bounds[0]) as f32;
+            match self.pooling {
+                Pooling::Mean => scaled_sum(tokens, row, 1.0 / len),
+                Pooling::MeanSqrtLen => scaled_sum(tokens, row, 1.0 / len.sqrt()),
+                Pooling::Max => maximum(tokens, row),
+                Pooling::Cls => row.copy_from_slice(&tokens[..self.dim]),
+                Pooling::LastToken => row.copy_from_slice(&tokens[tokens.len() - self.dim..]),
+            }
+            if self.normalize {
+                l2_normalize(row);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn each_mode_sees_its_own_sequence_only() {
+        let hidden = Tensor::new(&[[1f32, -2.0], [3.0, 4.0], [9.0, 9.0], [5.0, 0.0], [1.0, 7.0]], &Device::Cpu).unwrap();
+        let root2 = 2f32.sqrt();
+        let cases = [
+            (Pooling::Cls, [1.0, -2.0]),
+            (Pooling::Mean, [2.0, 1.0]),
+            (Pooling::Max, [3.0, 4.0]),
+            (Pooling::MeanSqrtLen, [4.0 / root2, 2.0 / root2]),
+            (Pooling::LastToken, [3.0, 4.0]),
+        ];
+        for (pooling, expected) in cases {
+            let out = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
+            pool(&hidden, &[0, 2, 5], pooling, false, &out).unwrap();
+            let rows = out.to_vec2::<f32>().unwrap();
+            assert!(rows[0].iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{pooling:?} {rows:?}");
+            assert_eq!(Pooling::parse(pooling.as_str()), Some(pooling));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! One process drives one device: takes jobs from the queue, batches them, runs the model, answers.
+//!
+//! ```text
+//! queue ─④ intake─▶ prepare (tokenise) ─⑤ driver: batcher─▶ ⑥ engine ─▶ ⑦ reply ─▶ api
+//!          tokio          own threads        own thread                   tokio
+//! ```
+//! What a worker holds (`delivery`) is bounded by credit, kept alive by `progress` while the engine advances, and given
+//! back when it does not. `announce` tells the fleet who is there.
+
+mod announce;
+mod delivery;
+pub mod device;
+mod driver;
+mod gauge;
+mod intake;
+pub mod kernels;
+pub mod layers;
+pub mod models;
+pub mod output_check;
+mod pages;
+mod prepare;
+mod progress;
+mod reply;
+mod run;
+pub mod settings;
+mod telemetry;
+pub mod tokenize;
+
+pub use run::run;
+pub use settings::WorkerArgs;

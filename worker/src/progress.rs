@@ -1,0 +1,46 @@
+//! Keeps deliveries alive while the engine advances, and only then.
+//!
+//! A worker that cannot compute must not hold work: when a step takes longer than the stall limit, no progress is
+//! reported any more, everything is given back, and the process ends for its supervisor.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay_shared::broker::Link;
+use forebay_shared::streams::ACK_WAIT;
+
+use crate::delivery::Deliveries;
+use crate::gauge::Pulse;
+
+pub(crate) struct Progress {
+    pub(crate) link: Link,
+    pub(crate) deliveries: Arc<Deliveries>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) stall_limit: Duration,
+}
+
+impl Progress {
+    /// Reports until the engine stalls; returns then.
+    pub(crate) async fn run(self) {
+        let mut ticks = tokio::time::interval(ACK_WAIT / 3);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let now = Instant::now();
+            if self.pulse.is_stalled(self.stall_limit, now) {
+                return self.give_back(now).await;
+            }
+            for ack in self.deliveries.progress(self.link.epoch(), now) {
+                let _lost = self.link.client.publish(ack, "+WPI".into()).await;
+            }
+        }
+    }
+
+    /// Hands everything that is still ours to other workers.
+    pub(crate) async fn give_back(&self, now: Instant) {
+        for ack in self.deliveries.give_back(self.link.epoch(), now) {
+            let _lost = self.link.client.publish(ack, "-NAK".into()).await;
+        }
+        let _closed = self.link.client.flush().await;
+    }
+}

@@ -1,0 +1,208 @@
+//! Results become answers (step ⑦): checked, scaled, packed and sent to the apis that wait.
+//!
+//! What is ready together for one api travels in one message. A result that must not be passed on (not a number) fails
+//! its own job only. The acknowledgement is the api's: it comes when the answer has arrived, so an answer lost on the way
+//! leaves its message in the queue.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use forebay_shared::codec;
+use forebay_shared::error::JobError;
+use forebay_shared::ids::{BootId, JobId};
+use forebay_shared::job::{EmbedParams, Output, Reply, ReplyBatch, ReplyGroup};
+use forebay_shared::metrics::Outcome;
+use forebay_shared::subjects;
+use tokio::sync::mpsc;
+
+use crate::delivery::{Deliveries, Delivery};
+use crate::models::{Embeddings, TokenBatch};
+use crate::output_check::{Anomaly, OutputCheck};
+use crate::prepare::Work;
+use crate::telemetry::ModelCounters;
+
+/// Answers beyond this are split over several messages.
+const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+/// Results taken in one turn.
+const TURN: usize = 64;
+
+/// One batch that the engine has finished.
+pub(crate) struct Computed {
+    pub(crate) jobs: Vec<Work>,
+    pub(crate) embeddings: Embeddings,
+}
+
+/// A job that ended without a result.
+pub(crate) struct Failed {
+    pub(crate) id: JobId,
+    pub(crate) error: JobError,
+}
+
+enum Done {
+    Computed(Computed),
+    Failed(Arc<Delivery>, Vec<Failed>),
+}
+
+/// Where driver and tokenisers put what is done. Never blocks: what can be in it is bounded by the intake's credit.
+#[derive(Clone)]
+pub(crate) struct ReplySender(mpsc::UnboundedSender<Done>);
+
+/// The task's end of it.
+pub(crate) struct ReplyReceiver(mpsc::UnboundedReceiver<Done>);
+
+pub(crate) fn channel() -> (ReplySender, ReplyReceiver) {
+    #[expect(clippy::disallowed_methods, reason = "bounded by the credit of the intake; the device must not wait here")]
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (ReplySender(sender), ReplyReceiver(receiver))
+}
+
+impl ReplySender {
+    pub(crate) fn computed(&self, computed: Computed) {
+        // A receiver that is gone means that the process ends.
+        let _gone = self.0.send(Done::Computed(computed));
+    }
+
+    pub(crate) fn failed(&self, delivery: Arc<Delivery>, failed: Vec<Failed>) {
+        let _gone = self.0.send(Done::Failed(delivery, failed));
+    }
+}
+
+/// The task that answers.
+pub(crate) struct Replier {
+    pub(crate) client: Client,
+    pub(crate) normalize: bool,
+    pub(crate) deliveries: Arc<Deliveries>,
+    pub(crate) counters: Arc<ModelCounters>,
+    pub(crate) check: OutputCheck,
+    /// What the rows of the batch being checked were made from; kept for its memory.
+    pub(crate) inputs: TokenBatch,
+}
+
+/// Answers on their way to one api.
+struct Outgoing {
+    api: BootId,
+    groups: Vec<(Arc<Delivery>, Vec<Reply>)>,
+    bytes: usize,
+}
+
+impl Replier {
+    /// Runs until every sender is gone and all answers are handed to the connection.
+    pub(crate) async fn run(mut self, mut results: ReplyReceiver) {
+        let mut turn = Vec::with_capacity(TURN);
+        let mut outgoing: Vec<Outgoing> = Vec::new();
+        while results.0.recv_many(&mut turn, TURN).await > 0 {
+            for result in turn.drain(..) {
+                match result {
+                    Done::Computed(computed) => self.finish(computed, &mut outgoing),
+                    Done::Failed(delivery, failed) => {
+                        for Failed { id, error } in failed {
+                            self.counters.jobs(Outcome::from(&error), 1);
+                            push(&mut outgoing, &delivery, Reply { id, outcome: Err(error) });
+                        }
+                    }
+                }
+                for full in outgoing.extract_if(.., |out| out.bytes >= MAX_MESSAGE_BYTES) {
+                    self.send(full).await;
+                }
+            }
+            for rest in outgoing.drain(..) {
+                self.send(rest).await;
+            }
+        }
+    }
+
+    /// Checks a batch's rows and turns them into answers.
+    fn finish(&mut self, computed: Computed, outgoing: &mut Vec<Outgoing>) {
+        let Computed { jobs, mut embeddings } = computed;
+        self.inputs.clear();
+        for work in &jobs {
+            self.inputs.push(&work.ids);
+        }
+        let mut anomalies = self.check.check(&self.inputs, &embeddings).to_vec().into_iter().peekable();
+        let mut answered = 0;
+        for (index, work) in jobs.into_iter().enumerate() {
+            let anomaly = anomalies.next_if(|(row, _)| *row == index).map(|(_, anomaly)| anomaly);
+            if let Some(anomaly) = anomaly {
+                self.counters.anomaly(anomaly.into(), 1);
+            }
+            let outcome = match anomaly {
+                Some(anomaly) if anomaly.fails_row() => {
+                    tracing::error!(job = %work.id, "the model answered with a value that is not a number");
+                    self.counters.jobs(Outcome::Failed, 1);
+                    Err(JobError::BadOutput { kind: anomaly.as_str().to_owned() })
+                }
+                _ => {
+                    answered += 1;
+                    let vector = self.vector(embeddings.row_mut(index), work.params);
+                    Ok(Output { tokens: work.ids.len() as u32, vector })
+                }
+            };
+            push(outgoing, &work.delivery, Reply { id: work.id, outcome });
+        }
+        self.counters.jobs(Outcome::Ok, answered);
+    }
+
+    /// The row as asked for: cut, scaled, little endian.
+    fn vector(&self, row: &mut [f32], params: EmbedParams) -> Vec<u8> {
+        let kept = params.dimensions.map_or(row.len(), |dimensions| row.len().min(dimensions as usize));
+        let row = &mut row[..kept];
+        if params.normalize.unwrap_or(self.normalize) {
+            normalize(row);
+        }
+        row.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    async fn send(&self, outgoing: Outgoing) {
+        let mut done = Vec::with_capacity(outgoing.groups.len());
+        let mut groups = Vec::with_capacity(outgoing.groups.len());
+        for (delivery, replies) in outgoing.groups {
+            done.push((Arc::clone(&delivery), replies.len()));
+            groups.push(ReplyGroup { bundle: delivery.bundle, ack: delivery.ack.clone(), replies });
+        }
+        match codec::encode(&ReplyBatch { groups }) {
+            // If this is lost, nobody acknowledges: the queue delivers again and the api is asked.
+            Ok(payload) => drop(self.client.publish(subjects::replies(outgoing.api), payload).await),
+            Err(error) => tracing::error!(%error, "could not encode answers"),
+        }
+        for (delivery, jobs) in done {
+            self.deliveries.finished(&delivery, jobs);
+        }
+    }
+}
+
+/// Adds one answer to what goes to its api.
+fn push(outgoing: &mut Vec<Outgoing>, delivery: &Arc<Delivery>, reply: Reply) {
+    let bytes = reply.outcome.as_ref().map_or(64, |output| output.vector.len() + 32);
+    let position = outgoing.iter().position(|out| out.api == delivery.api && out.bytes < MAX_MESSAGE_BYTES);
+    let position = position.unwrap_or_else(|| {
+        outgoing.push(Outgoing { api: delivery.api, groups: Vec::new(), bytes: 0 });
+        outgoing.len() - 1
+    });
+    let out = &mut outgoing[position];
+    out.bytes += bytes;
+    // Jobs of a bundle mostly stand together in a batch, so the group sought is mostly the last.
+    match out.groups.iter_mut().rev().find(|(of, _)| Arc::ptr_eq(of, delivery)) {
+        Some((_, replies)) => replies.push(reply),
+        None => out.groups.push((Arc::clone(delivery), vec![reply])),
+    }
+}
+
+/// Scales to unit length; a row of zeros stays as it is.
+fn normalize(row: &mut [f32]) {
+    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if norm > 0.0 {
+        let scale = norm.recip();
+        row.iter_mut().for_each(|value| *value *= scale);
+    }
+}
+
+impl From<Anomaly> for forebay_shared::metrics::Anomaly {
+    fn from(anomaly: Anomaly) -> Self {
+        match anomaly {
+            Anomaly::Nan => Self::Nan,
+            Anomaly::AllZero => Self::AllZero,
+            Anomaly::Constant => Self::Constant,
+            Anomaly::Repeated => Self::Repeated,
+        }
+    }
+}

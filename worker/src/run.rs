@@ -1,0 +1,290 @@
+//! A worker's life: load, connect, work, drain.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use forebay_sched::Batcher;
+use forebay_shared::broker::{self, Link};
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::ids::{BootId, ModelName, ProcessName, Role};
+use forebay_shared::job::Live;
+use forebay_shared::metrics::{Fact, HostSampler, WorkerMetrics};
+use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_shared::shutdown::{self, Shutdown};
+use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
+use forebay_shared::streams;
+
+use crate::announce::{self, Announcer};
+use crate::delivery::Deliveries;
+use crate::device::Device;
+use crate::driver::Driver;
+use crate::gauge::{Pulse, Waiting};
+use crate::intake::{Intake, Prefetch};
+use crate::models::{self, Encoder, LoadProgress, LoadedModel, ModelInfo, TokenBatch};
+use crate::output_check::OutputCheck;
+use crate::pages;
+use crate::prepare::{Bench, Preparer};
+use crate::progress::Progress;
+use crate::reply::{self, Replier};
+use crate::settings::WorkerArgs;
+use crate::telemetry::ModelCounters;
+use crate::tokenize::buffers::TokenBuffers;
+
+/// How often a draining worker looks whether it is done.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// Runs a worker until `shutdown`, then drains it.
+///
+/// # Errors
+/// Whatever keeps it from starting, in one line; later, the loss of what it cannot work without.
+pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    args.validate()?;
+    let boot = BootId::random();
+    let name = process.name(Role::Worker);
+    let metrics = WorkerMetrics::new();
+    let ready = Arc::new(AtomicBool::new(false));
+    let (listener, addr) = pages::bind(args.metrics_addr).await?;
+    tokio::spawn(pages::serve(listener, metrics.clone(), Arc::clone(&ready)));
+
+    let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
+    let models_table = streams::ensure_bucket(&control.jetstream(), streams::MODELS_BUCKET).await?;
+    let clock = BrokerClock::from_wall_clock();
+    clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
+    tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
+
+    let pull = broker::connect(&broker, boot, name.as_str(), "pull").await?;
+    let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
+    let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock);
+
+    let loaded = load(&args, &metrics).await?;
+    let record = announce::record(&loaded.info);
+    let device = "cpu".to_owned();
+    reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device }]);
+    streams::ensure_jobs(&control.jetstream(), &record.token).await?;
+    announce::register(&models_table, &record).await?;
+
+    let live = Live { boot, process: name.clone(), model: record.name.clone(), token: record.token.clone(), ready: true };
+    let announcer = Announcer::new(control.client.clone(), live);
+    let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics)?;
+    let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
+    ready.store(true, Ordering::Relaxed);
+    reporter.set_state(ProcessState::Ready);
+    tracing::info!(model = %record.name, token = %record.token, pages = %addr, "ready");
+
+    let result = engine.work(shutdown, &mut announcing, || async {
+        ready.store(false, Ordering::Relaxed);
+        reporter.set_state(ProcessState::Draining);
+        announcer.draining().await;
+    });
+    let result = result.await;
+    reporter.goodbye().await;
+    result
+}
+
+#[expect(clippy::too_many_arguments, reason = "called once, to keep `run` a table of contents")]
+fn start_reporter(
+    control: &Link,
+    links: [&Link; 2],
+    boot: BootId,
+    name: &ProcessName,
+    process: &ProcessArgs,
+    addr: std::net::SocketAddr,
+    metrics: &WorkerMetrics,
+    clock: &BrokerClock,
+) -> Reporter {
+    let address = process.advertise_addr.clone().unwrap_or_else(|| addr.to_string());
+    let identity = Identity { role: Role::Worker, process: name.clone(), boot, address: Some(address) };
+    let (mut host, sampled, offset) = (HostSampler::default(), metrics.clone(), clock.clone());
+    let links = links.map(Link::clone);
+    let mut overflows = 0;
+    Reporter::start(control.client.clone(), identity, Arc::clone(metrics.registry()), clock.clone(), move || {
+        host.sample(&sampled);
+        sampled.clock_offset_seconds.set(offset.offset_seconds().abs());
+        let total: u64 = links.iter().map(Link::slow_consumers).sum();
+        sampled.slow_consumer_total.inc_by(total - overflows);
+        overflows = total;
+    })
+}
+
+/// Loads and warms the model on a thread that may block.
+async fn load(args: &WorkerArgs, metrics: &WorkerMetrics) -> anyhow::Result<LoadedModel> {
+    let begun = Instant::now();
+    let (source, threads) = (args.source(), args.compute_threads());
+    let loading = tokio::task::spawn_blocking(move || {
+        let device = Device::cpu(Some(threads)).map_err(|error| models::ModelError::Device(error.to_string()))?;
+        let mut loaded = models::load(&source, &device, &log_progress)?;
+        warm(loaded.encoder.as_mut());
+        Ok::<_, models::ModelError>(loaded)
+    });
+    let mut loaded = loading.await.context("loading the model panicked")?.inspect_err(|_| {
+        metrics.model_load_errors_total.with(&(ModelName::from(args.model.as_str()),)).inc();
+    })?;
+    if let Some(served) = &args.served_name {
+        loaded.info.name = served.clone();
+    }
+    let info = &mut loaded.info;
+    if let Some(served) = &args.served_name {
+        info.name = served.clone();
+        let pooling = info.pooling.as_str();
+        info.token = models::model_token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
+    }
+    describe(info, metrics, begun.elapsed());
+    Ok(loaded)
+}
+
+fn log_progress(progress: LoadProgress) {
+    match progress {
+        LoadProgress::Downloading { done_bytes, total_bytes } => {
+            tracing::debug!(done_bytes, total_bytes, "downloading");
+        }
+        LoadProgress::Loading { size_bytes } => tracing::info!(size_bytes, "loading weights"),
+        LoadProgress::Ready => {}
+    }
+}
+
+/// The first pass of a process pages in weights and code: nobody's request should pay for that.
+fn warm(encoder: &mut dyn Encoder) {
+    let row: Vec<u32> = vec![0; 8];
+    if let Err(error) = encoder.encode(&TokenBatch::from_rows([&row, &row])) {
+        tracing::warn!(%error, "the warm-up batch failed");
+    }
+}
+
+fn describe(info: &ModelInfo, metrics: &WorkerMetrics, took: Duration) {
+    let model = ModelName::from(info.name.as_str());
+    metrics.register_model(&model);
+    let one = (model.clone(),);
+    let version = &info.weights_digest[..info.weights_digest.len().min(12)];
+    let facts = [version, &info.architecture, &info.dtype, "cpu"].map(Fact::new);
+    let [version, architecture, dtype, device] = facts;
+    metrics.model_info.with(&(model, version, architecture, dtype, device)).set(1.0);
+    metrics.models_loaded.set(1.0);
+    metrics.model_size_bytes.with(&one).set(info.size_bytes as f64);
+    metrics.model_load_duration_seconds.with(&one).observe(took.as_secs_f64());
+    if let Some(loss) = info.training_loss {
+        metrics.model_training_loss.with(&one).set(loss);
+    }
+    if let Some(loss) = info.validation_loss {
+        metrics.model_validation_loss.with(&one).set(loss);
+    }
+}
+
+/// Intake, tokenisers, driver and replies of one loaded model, wired up.
+struct Engine {
+    intake: Arc<Intake>,
+    progress: Progress,
+    replies: Link,
+    drain_timeout: Duration,
+}
+
+impl Engine {
+    fn start(
+        args: &WorkerArgs,
+        boot: BootId,
+        loaded: LoadedModel,
+        pull: Link,
+        replies: Link,
+        clock: BrokerClock,
+        metrics: &WorkerMetrics,
+    ) -> anyhow::Result<Self> {
+        let LoadedModel { info, tokenizer, encoder } = loaded;
+        let limits = args.limits(info.max_tokens)?;
+        let counters = Arc::new(ModelCounters::new(metrics, &ModelName::from(info.name.as_str())));
+        let (deliveries, waiting, pulse) = <(Arc<Deliveries>, Arc<Waiting>, Arc<Pulse>)>::default();
+        let (results, answers) = reply::channel();
+        let (arrivals_in, arrivals) = crossbeam_channel::unbounded();
+        let tokenizer_threads = if encoder.runs_inline() { 0 } else { args.tokenizer_threads };
+        let bench = Bench {
+            tokenizer,
+            buffers: TokenBuffers::new(4 * limits.max_rows),
+            clock: clock.clone(),
+            waiting: Arc::clone(&waiting),
+            counters: Arc::clone(&counters),
+            driver: arrivals_in,
+            replies: results.clone(),
+        };
+        let driver = Driver {
+            encoder,
+            batcher: Batcher::new(limits.clone()),
+            limits: limits.clone(),
+            arrivals,
+            replies: results,
+            deliveries: Arc::clone(&deliveries),
+            waiting: Arc::clone(&waiting),
+            pulse: Arc::clone(&pulse),
+            clock,
+            counters: Arc::clone(&counters),
+        };
+        let replier = Replier {
+            client: replies.client.clone(),
+            normalize: info.normalize,
+            deliveries: Arc::clone(&deliveries),
+            counters: Arc::clone(&counters),
+            check: OutputCheck::new(),
+            inputs: TokenBatch::new(),
+        };
+        let intake = Arc::new(Intake {
+            link: pull.clone(),
+            boot,
+            token: info.token.as_str().into(),
+            prefetch: Prefetch { max_rows: limits.max_rows, max_tokens: limits.max_tokens },
+            deliveries: Arc::clone(&deliveries),
+            waiting,
+            preparer: Preparer::start(bench, tokenizer_threads)?,
+            counters,
+        });
+        tokio::spawn(replier.run(answers));
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || driver.run())?;
+        Ok(Self {
+            intake,
+            progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit },
+            replies,
+            drain_timeout: args.drain_timeout,
+        })
+    }
+
+    /// Works until `shutdown`, then finishes what was begun. `draining` is told when that starts.
+    async fn work<F: Future<Output = ()>>(
+        self,
+        mut shutdown: Shutdown,
+        announcing: &mut tokio::task::JoinHandle<anyhow::Result<()>>,
+        draining: impl FnOnce() -> F,
+    ) -> anyhow::Result<()> {
+        let Self { intake, progress, replies, drain_timeout } = self;
+        let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
+        let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
+        let stall_limit = giving_back.stall_limit;
+        let watching = Progress { link, deliveries, pulse: Arc::clone(&giving_back.pulse), stall_limit };
+        let (stop, stopped) = shutdown::channel();
+        let mut taking = tokio::spawn(intake.run(stopped));
+        let mut watching = tokio::spawn(watching.run());
+        tokio::select! {
+            () = shutdown.fired() => {}
+            ended = &mut taking => return ended?.context("the intake ended"),
+            ended = announcing => return ended?.context("the announcements ended"),
+            _ = &mut watching => {
+                anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
+            }
+        }
+        // 1. Nothing new: apis stop counting on us, the broker stops sending.
+        draining().await;
+        stop.fire();
+        let until = Instant::now() + drain_timeout;
+        let stopped_taking = tokio::time::timeout_at(until.into(), &mut taking).await;
+        // 2. What was begun is answered.
+        while !giving_back.deliveries.is_empty() && Instant::now() < until && !watching.is_finished() {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        // 3. The rest is for others.
+        giving_back.give_back(Instant::now()).await;
+        watching.abort();
+        let _closed = replies.client.flush().await;
+        if stopped_taking.is_err() {
+            tracing::warn!("stopped before everything in flight was given back; it comes round after ack_wait");
+        }
+        tracing::info!("drained");
+        Ok(())
+    }
+}

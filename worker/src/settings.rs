@@ -1,0 +1,124 @@
+//! The worker's own flags.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use forebay_sched::BatchLimits;
+use forebay_shared::settings::SettingsError;
+
+use crate::models::{ModelSource, SimulatedConfig};
+
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Worker")]
+pub struct WorkerArgs {
+    /// Model to serve: a folder in Hugging Face layout, a hub id such as sentence-transformers/all-MiniLM-L6-v2,
+    /// or one of the built-in models `identity` and `simulated`.
+    #[arg(long, env = "FOREBAY_MODEL", value_name = "FOLDER|HUB ID")]
+    pub model: String,
+    /// Name under which clients ask for the model; default: the folder's name or the hub id.
+    #[arg(long, env = "FOREBAY_SERVED_NAME", value_name = "NAME")]
+    pub served_name: Option<String>,
+    /// Device to compute on.
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu", value_name = "cpu")]
+    pub device: DeviceChoice,
+    /// Threads to compute with; default: all processors.
+    #[arg(long, env = "FOREBAY_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Threads that tokenise while the engine computes.
+    #[arg(long, env = "FOREBAY_TOKENIZER_THREADS", default_value_t = 1, value_name = "N")]
+    pub tokenizer_threads: usize,
+    /// Address of this worker's own /metrics and /health pages.
+    #[arg(long, env = "FOREBAY_WORKER_METRICS_ADDR", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub metrics_addr: SocketAddr,
+    /// Upper bound on tokens in one forward pass.
+    #[arg(long, env = "FOREBAY_BATCH_MAX_TOKENS", default_value_t = 16_384, value_name = "N")]
+    pub batch_max_tokens: usize,
+    /// Upper bound on rows in one forward pass.
+    #[arg(long, env = "FOREBAY_BATCH_MAX_ROWS", default_value_t = 64, value_name = "N")]
+    pub batch_max_rows: usize,
+    /// Longest time the first job of a batch may wait for company while the device is idle.
+    #[arg(long, env = "FOREBAY_BATCH_MAX_DELAY", default_value = "0ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub batch_max_delay: Duration,
+    /// A forward pass that takes longer than this counts as stuck: the worker gives its work back and exits.
+    #[arg(long, env = "FOREBAY_STALL_LIMIT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub stall_limit: Duration,
+    /// Longest time to finish what was begun when asked to stop.
+    #[arg(long, env = "FOREBAY_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub drain_timeout: Duration,
+    /// `simulated` model: time of a batch before its first token.
+    #[arg(long, env = "FOREBAY_SIMULATED_BASE", default_value = "10ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub simulated_base: Duration,
+    /// `simulated` model: time per token of a batch.
+    #[arg(long, env = "FOREBAY_SIMULATED_PER_TOKEN", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub simulated_per_token: Duration,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    Cpu,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            _ => Err("this build computes on the CPU: use cpu".to_owned()),
+        }
+    }
+}
+
+impl WorkerArgs {
+    /// Number of threads to compute with.
+    pub fn compute_threads(&self) -> usize {
+        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.unwrap_or(all).max(1)
+    }
+
+    /// The model asked for.
+    pub fn source(&self) -> ModelSource {
+        match ModelSource::parse(&self.model) {
+            ModelSource::Simulated(_) => ModelSource::Simulated(SimulatedConfig {
+                base: self.simulated_base,
+                per_token: self.simulated_per_token,
+            }),
+            source => source,
+        }
+    }
+
+    /// The batcher's limits, checked against the longest input of the model.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the flag under which some input could never run.
+    pub fn limits(&self, longest_input_tokens: usize) -> Result<BatchLimits, SettingsError> {
+        let limits = BatchLimits {
+            max_tokens: self.batch_max_tokens,
+            max_rows: self.batch_max_rows,
+            max_delay: self.batch_max_delay,
+            ..BatchLimits::default()
+        };
+        limits
+            .validate(longest_input_tokens)
+            .map_err(|error| SettingsError { flag: "--batch-max-rows / --batch-max-tokens", problem: error.to_string() })?;
+        Ok(limits)
+    }
+
+    /// # Errors
+    /// [`SettingsError`] names the flag whose value cannot be used.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let wrong = |flag, problem: &str| Err(SettingsError { flag, problem: problem.to_owned() });
+        if self.threads == Some(0) {
+            return wrong("--threads", "must be at least 1");
+        }
+        if self.tokenizer_threads == 0 {
+            return wrong("--tokenizer-threads", "must be at least 1");
+        }
+        if self.stall_limit < Duration::from_secs(1) {
+            return wrong("--stall-limit", "must be at least 1s");
+        }
+        Ok(())
+    }
+}

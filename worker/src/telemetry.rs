@@ -1,0 +1,70 @@
+//! The handles of this worker's metrics, looked up once: the hot path touches no map.
+
+use forebay_shared::ids::{Lane, ModelName};
+use forebay_shared::metrics::{
+    Anomaly, CloseReason, Counter, EngineFault, Gauge, Histogram, Outcome, WorkerMetrics,
+};
+
+/// Everything that is counted for one model.
+pub(crate) struct ModelCounters {
+    pub(crate) rows: Counter,
+    pub(crate) redelivered: Counter,
+    pub(crate) expired: Counter,
+    pub(crate) cancelled: Counter,
+    pub(crate) steps: Counter,
+    pub(crate) queue_wait: [Histogram; 3],
+    pub(crate) batch_wait: Histogram,
+    pub(crate) batch_size: Histogram,
+    pub(crate) batch_tokens: Histogram,
+    pub(crate) batch_fill: Histogram,
+    pub(crate) tokenize: Histogram,
+    pub(crate) inference: Histogram,
+    pub(crate) in_flight: Gauge,
+    model: ModelName,
+    metrics: WorkerMetrics,
+    ok: Counter,
+}
+
+impl ModelCounters {
+    pub(crate) fn new(metrics: &WorkerMetrics, model: &ModelName) -> Self {
+        metrics.register_model(model);
+        let one = (model.clone(),);
+        Self {
+            rows: metrics.rows_total.with(&one),
+            redelivered: metrics.redelivered_total.with(&one),
+            expired: metrics.expired_total.with(&one),
+            cancelled: metrics.cancelled_total.with(&one),
+            steps: metrics.engine_steps_total.with(&()),
+            queue_wait: Lane::ALL.map(|lane| metrics.queue_wait_seconds.with(&(model.clone(), lane))),
+            batch_wait: metrics.batch_wait_seconds.with(&one),
+            batch_size: metrics.batch_size.with(&one),
+            batch_tokens: metrics.batch_tokens.with(&one),
+            batch_fill: metrics.batch_fill_ratio.with(&one),
+            tokenize: metrics.tokenize_seconds.with(&one),
+            inference: metrics.inference_seconds.with(&one),
+            in_flight: metrics.batches_in_flight.with(&()),
+            ok: metrics.jobs_total.with(&(model.clone(), Outcome::Ok)),
+            model: model.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    pub(crate) fn jobs(&self, outcome: Outcome, count: u64) {
+        match outcome {
+            Outcome::Ok => self.ok.inc_by(count),
+            other => self.metrics.jobs_total.with(&(self.model.clone(), other)).inc_by(count),
+        }
+    }
+
+    pub(crate) fn closed(&self, reason: CloseReason) {
+        self.metrics.batches_closed_total.with(&(self.model.clone(), reason)).inc();
+    }
+
+    pub(crate) fn engine_error(&self, fault: EngineFault) {
+        self.metrics.inference_errors_total.with(&(self.model.clone(), fault)).inc();
+    }
+
+    pub(crate) fn anomaly(&self, kind: Anomaly, rows: u64) {
+        self.metrics.output_anomalies_total.with(&(self.model.clone(), kind)).inc_by(rows);
+    }
+}
