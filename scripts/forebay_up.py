@@ -102,7 +102,7 @@ class ForebayUp:
 
     def __enter__(self):
         if not BINARY.exists():
-            raise NotReady(f"no {BINARY.relative_to(ROOT)}: run `make build`")
+            raise NotReady(f"there is no {BINARY}: run `make build`")
         # A process group, not a session: a session would also be a scheduling group of its own, which distorts measurements.
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(

@@ -68,6 +68,10 @@ fn default(arg: &Arg) -> String {
 fn meaning(arg: &Arg) -> String {
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let mut text = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    // clap takes the last full stop of a doc comment away.
+    if !text.ends_with(['.', ']']) {
+        text.push('.');
+    }
     let possible: Vec<String> =
         arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
     if !possible.is_empty() && !matches!(arg.get_action(), ArgAction::SetTrue) {

@@ -5,7 +5,8 @@
 //! ```
 //! Prints sentences, tokens and GFLOP per second for batches of 64 and for fixed shapes, the share of time per kernel, what
 //! the output check and the tokenizer cost, and the machine's own multiply-add rate to compare with. Every figure is the
-//! median of several passes, because other processes may share the cores.
+//! median of several passes, and GFLOP per second are also given per second of CPU time, because other processes may share
+//! the cores.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ fn main() {
     let threads = rest.first().map(|text| text.parse().expect("threads is a number"));
     let device = Device::cpu(threads).expect("the machine has threads");
     let start = Instant::now();
-    let mut model = models::load(&ModelSource::parse(model), &device, &|_| ()).unwrap_or_else(|error| panic!("{error}"));
+    let mut model =
+        models::load(&ModelSource::parse(model), &device, &|_| ()).unwrap_or_else(|error| panic!("{error}"));
     println!("{} on {}, loaded in {:.0?}", model.info.name, device.describe(), start.elapsed());
     for level in Level::available() {
         println!("multiply-add peak of one thread, {}: {:.0} GFLOP/s", level.as_str(), peak(level));
@@ -40,7 +42,9 @@ fn main() {
     whole_file(&mut model, &rows, &shape);
     for (count, len) in [(1, 8), (1, 16), (1, 25), (1, 128), (8, 16), (32, 16), (32, 128), (8, 256)] {
         let len = len.min(model.info.max_tokens);
-        let batch = TokenBatch::from_rows((0..count).map(|i| (0..len).map(|t| 1000 + (i * 31 + t * 7) as u32 % 20000).collect::<Vec<_>>()));
+        let batch = TokenBatch::from_rows(
+            (0..count).map(|i| (0..len).map(|t| 1000 + (i * 31 + t * 7) as u32 % 20000).collect::<Vec<_>>()),
+        );
         if batch.validate(model.info.vocab_size, model.info.max_tokens).is_err() {
             continue;
         }
@@ -81,7 +85,7 @@ fn tokenize(model: &LoadedModel, text: &str) -> Vec<Vec<u32>> {
     };
     let rows: Vec<Vec<u32>> = lines.iter().map(encode).collect();
     let time = median(|| lines.iter().map(encode).for_each(drop));
-    println!("tokenizer, one thread: {:.1} us per sentence", time.as_secs_f64() * 1e6 / lines.len() as f64);
+    println!("tokenizer, one thread: {:.1} us per sentence", time.cpu.as_secs_f64() * 1e6 / lines.len() as f64);
     rows
 }
 
@@ -93,8 +97,11 @@ fn whole_file(model: &mut LoadedModel, rows: &[Vec<u32>], shape: &Shape) {
     let mut answers: Vec<Embeddings> = Vec::new();
     let time = median(|| answers = batches.iter().map(|batch| model.encoder.encode(batch).expect("valid")).collect());
     report("file, batches of 64", rows.len(), &lengths, time, shape);
-    let spent: Vec<(Op, f64)> =
-        times(model.encoder.as_ref()).iter().zip(&before).map(|((op, after), (_, before))| (*op, after - before)).collect();
+    let spent: Vec<(Op, f64)> = times(model.encoder.as_ref())
+        .iter()
+        .zip(&before)
+        .map(|((op, after), (_, before))| (*op, after - before))
+        .collect();
     let all: f64 = spent.iter().map(|(_, seconds)| seconds).sum();
     let share = |(op, seconds): &(Op, f64)| format!("{} {:.1}%", op.as_str(), seconds / all * 100.0);
     println!("    {}", spent.iter().map(share).collect::<Vec<_>>().join(", "));
@@ -104,7 +111,10 @@ fn whole_file(model: &mut LoadedModel, rows: &[Vec<u32>], shape: &Shape) {
             assert!(check.check(batch, answer).is_empty(), "a good model has good answers");
         }
     });
-    println!("    output check: {:.3}% of the forward pass", checking.as_secs_f64() / time.as_secs_f64() * 100.0);
+    println!(
+        "    output check: {:.3}% of the forward pass's CPU time",
+        checking.cpu.as_secs_f64() / time.cpu.as_secs_f64() * 100.0
+    );
 }
 
 fn times(encoder: &dyn Encoder) -> Vec<(Op, f64)> {
@@ -112,30 +122,49 @@ fn times(encoder: &dyn Encoder) -> Vec<(Op, f64)> {
     counters.times().map(|(op, time)| (op, time.as_secs_f64())).to_vec()
 }
 
-fn report(what: &str, sentences: usize, lengths: &[usize], time: Duration, shape: &Shape) {
-    let seconds = time.as_secs_f64();
+fn report(what: &str, sentences: usize, lengths: &[usize], time: Cost, shape: &Shape) {
+    let seconds = time.wall.as_secs_f64();
     let tokens: usize = lengths.iter().sum();
     let flops: f64 = lengths.iter().map(|len| shape.flops(*len)).sum();
     println!(
-        "{what:>20}: {:8.2} ms {:8.1} sentences/s {:8.0} tokens/s {:6.0} GFLOP/s",
+        "{what:>20}: {:8.2} ms {:8.1} sentences/s {:8.0} tokens/s {:5.0} GFLOP/s, {:4.0} per core in use",
         seconds * 1e3,
         sentences as f64 / seconds,
         tokens as f64 / seconds,
-        flops / seconds / 1e9
+        flops / seconds / 1e9,
+        flops / time.cpu.as_secs_f64() / 1e9,
     );
 }
 
-/// Median duration of `work` over as many passes as fit, at least five, after one to warm up.
-fn median(mut work: impl FnMut()) -> Duration {
+/// What one pass takes.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: Duration,
+    /// CPU time of all threads: what the pass takes on a machine without other work.
+    cpu: Duration,
+}
+
+/// Median wall time and mean CPU time of `work` over as many passes as fit, at least five, after one to warm up.
+fn median(mut work: impl FnMut()) -> Cost {
     work();
-    let (mut passes, start) = (Vec::new(), Instant::now());
+    let (mut passes, start, cpu) = (Vec::new(), Instant::now(), cpu_time());
     while passes.len() < 5 || start.elapsed() < LEAST {
         let pass = Instant::now();
         work();
         passes.push(pass.elapsed());
     }
+    let cpu = (cpu_time() - cpu) / passes.len() as u32;
     passes.sort_unstable();
-    passes[passes.len() / 2]
+    Cost { wall: passes[passes.len() / 2], cpu }
+}
+
+/// CPU time of this process's living threads so far (Linux; nothing elsewhere).
+fn cpu_time() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let run = |task: std::fs::DirEntry| -> Option<u64> {
+        std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(run).sum())
 }
 
 /// Independent multiply-adds, as many at a time as hide their latency.

@@ -4,8 +4,6 @@
 //! numbers alone is seen here: a NaN or infinity fails its row and no other; a vector of zeroes, of one repeated number, or the
 //! same vector for different inputs is delivered and counted. Costs one pass over the answers.
 
-use rustc_hash::FxHashMap;
-
 use crate::models::{Embeddings, TokenBatch};
 
 /// What is wrong with a row. The order is that of precedence: a row has the first that applies.
@@ -17,7 +15,7 @@ pub enum Anomaly {
     AllZero,
     /// Every number is the same, in a vector of more than one.
     Constant,
-    /// The vector of an earlier row with other tokens.
+    /// The vector of an earlier row with other tokens, but for rounding.
     Repeated,
 }
 
@@ -40,11 +38,15 @@ impl Anomaly {
     }
 }
 
+/// Vectors count as the same if no number differs by more than this, relative to the largest: the mean over a longer text
+/// rounds differently even if all its tokens have one vector.
+const SAME: f32 = 4e-6;
+
 /// Checks batches; keeps its memory between them.
 #[derive(Default)]
 pub struct OutputCheck {
-    /// First row by digest of its vector.
-    first: FxHashMap<u64, usize>,
+    /// Rows by the sum of their numbers: equal vectors become neighbours.
+    sums: Vec<(f32, usize)>,
     found: Vec<(usize, Anomaly)>,
 }
 
@@ -55,75 +57,78 @@ impl OutputCheck {
 
     /// Rows of `embeddings` with something wrong, in order; `batch` holds their inputs.
     ///
-    /// A row that is not there at all is the caller's to notice: only rows that both have are compared.
+    /// Of several rows with the same vector the first is not reported. Where batch and embeddings differ in length, only rows
+    /// that both have are looked at.
     pub fn check(&mut self, batch: &TokenBatch, embeddings: &Embeddings) -> &[(usize, Anomaly)] {
-        self.first.clear();
+        self.sums.clear();
         self.found.clear();
-        for (row, (ids, vector)) in batch.iter().zip(embeddings.iter()).enumerate() {
+        for (row, vector) in embeddings.iter().enumerate().take(batch.rows()) {
             let scan = Scan::of(vector);
-            let anomaly = scan.anomaly(vector).or_else(|| {
-                // Equal digests of different vectors only hide a later repetition of the second one: it takes a collision of
-                // 64 bits among the rows of one batch.
-                let first = *self.first.entry(scan.digest).or_insert(row);
-                let repeated = first != row && embeddings.row(first) == vector && batch.row(first) != ids;
-                repeated.then_some(Anomaly::Repeated)
-            });
-            self.found.extend(anomaly.map(|anomaly| (row, anomaly)));
+            match scan.anomaly() {
+                Some(anomaly) => self.found.push((row, anomaly)),
+                None => self.sums.push((scan.sum, row)),
+            }
         }
+        self.sums.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        // Equal vectors stand next to each other, unless a third has nearly the same sum: that may hide a repetition, never invent one.
+        let same = |a: &(f32, usize), b: &(f32, usize)| nearly_equal(embeddings.row(a.1), embeddings.row(b.1));
+        for group in self.sums.chunk_by(same) {
+            let first = group.iter().map(|(_, row)| *row).min().unwrap_or_default();
+            let repeated = group.iter().map(|(_, row)| *row).filter(|row| batch.row(*row) != batch.row(first));
+            self.found.extend(repeated.map(|row| (row, Anomaly::Repeated)));
+        }
+        self.found.sort_unstable_by_key(|(row, _)| *row);
         &self.found
     }
 }
 
+fn nearly_equal(a: &[f32], b: &[f32]) -> bool {
+    let largest = a.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+    // Ends at the first difference, which for different vectors is at once.
+    a.iter().zip(b).all(|(a, b)| (a - b).abs() <= SAME * largest)
+}
+
 /// One pass over a vector, in independent lanes so that it vectorises everywhere.
 struct Scan {
+    sum: f32,
+    smallest: f32,
+    largest: f32,
     finite: bool,
-    constant: bool,
-    digest: u64,
+    len: usize,
 }
 
 const LANES: usize = 16;
-/// All exponent bits: set together only in NaN and infinity.
-const EXPONENT: u32 = 0x7f80_0000;
 
 impl Scan {
     fn of(vector: &[f32]) -> Self {
-        let first = vector.first().map_or(0, |x| x.to_bits());
-        let (mut sums, mut mixed, mut broken, mut different) = ([0u32; LANES], [0u32; LANES], [0u32; LANES], [0u32; LANES]);
+        let (mut sums, mut poison) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let (mut smallest, mut largest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
         let chunks = vector.chunks_exact(LANES);
         let rest = chunks.remainder();
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        // Padding must not look different from the first number.
-        last[rest.len()..].fill(f32::from_bits(first));
-        for chunk in chunks.chain(std::iter::once(&last[..])) {
-            for lane in 0..LANES {
-                let bits = chunk[lane].to_bits();
-                sums[lane] = sums[lane].wrapping_add(bits);
-                mixed[lane] = (mixed[lane] ^ bits).wrapping_mul(0x9e37_79b1);
-                broken[lane] |= u32::from(bits & EXPONENT == EXPONENT);
-                different[lane] |= bits ^ first;
+        for chunk in chunks.chain((!rest.is_empty()).then_some(rest)) {
+            for (lane, x) in chunk.iter().enumerate() {
+                sums[lane] += x;
+                // 0 for every number, NaN for NaN and infinity.
+                poison[lane] += x * 0.0;
+                smallest[lane] = if *x < smallest[lane] { *x } else { smallest[lane] };
+                largest[lane] = if *x > largest[lane] { *x } else { largest[lane] };
             }
         }
-        let fold = |lanes: [u32; LANES]| lanes.iter().fold(0u64, |hash, x| (hash.rotate_left(5) ^ *x as u64).wrapping_mul(0x517c_c1b7_2722_0a95));
         Self {
-            finite: broken.iter().all(|lane| *lane == 0),
-            constant: different.iter().all(|lane| *lane == 0),
-            digest: fold(sums) ^ fold(mixed).rotate_left(32),
+            sum: sums.iter().sum(),
+            smallest: smallest.into_iter().fold(f32::INFINITY, f32::min),
+            largest: largest.into_iter().fold(f32::NEG_INFINITY, f32::max),
+            finite: poison.iter().sum::<f32>() == 0.0,
+            len: vector.len(),
         }
     }
 
-    fn anomaly(&self, vector: &[f32]) -> Option<Anomaly> {
-        if !self.finite {
-            return Some(Anomaly::Nan);
-        }
-        if !self.constant || vector.is_empty() {
-            // 0.0 and -0.0 have different bits; a vector of both is rare enough to look twice.
-            let zero = vector.first().is_some_and(|x| *x == 0.0) && vector.iter().all(|x| *x == 0.0);
-            return zero.then_some(Anomaly::AllZero);
-        }
-        match vector[0] == 0.0 {
-            true => Some(Anomaly::AllZero),
-            false => (vector.len() > 1).then_some(Anomaly::Constant),
+    fn anomaly(&self) -> Option<Anomaly> {
+        match self {
+            Self { finite: false, .. } => Some(Anomaly::Nan),
+            Self { smallest: 0.0, largest: 0.0, .. } => Some(Anomaly::AllZero),
+            Self { smallest, largest, len, .. } if smallest == largest && *len > 1 => Some(Anomaly::Constant),
+            _ => None,
         }
     }
 }
@@ -180,6 +185,15 @@ mod tests {
         let rows: [(&[u32], _); 4] =
             [(&[1, 2], vector.clone()), (&[1, 2], vector.clone()), (&[1, 3], vector.clone()), (&[9], varied(40, 2))];
         assert_eq!(check(&rows), [(2, Anomaly::Repeated)]);
+    }
+
+    #[test]
+    fn rounding_does_not_hide_a_repetition() {
+        let vector = varied(40, 1);
+        let rounded: Vec<f32> = vector.iter().map(|x| x * (1.0 + 2.0 * f32::EPSILON)).collect();
+        let close: Vec<f32> = vector.iter().map(|x| x + 1e-4).collect();
+        let rows: [(&[u32], _); 4] = [(&[1], rounded), (&[2], close), (&[3], vector.clone()), (&[4], vector)];
+        assert_eq!(check(&rows), [(2, Anomaly::Repeated), (3, Anomaly::Repeated)]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! A device says how a batch is laid over its parallel units and gives every unit an [`Exec`], which layers
 //! compute with. Twin files expose the same functions per kind of device; models and layers do not know which one they run on.
 
-pub mod cpu;
 pub mod counters;
+pub mod cpu;
 pub mod plan;
 
 use std::sync::Arc;

@@ -41,7 +41,11 @@ impl PackedRows {
             positions.extend(0..row.len() as u32);
             offsets.push(ids.len() as u32);
         }
-        Ok(Self { ids: Tensor::from_vec(ids, tokens, device)?, positions: Tensor::from_vec(positions, tokens, device)?, offsets })
+        Ok(Self {
+            ids: Tensor::from_vec(ids, tokens, device)?,
+            positions: Tensor::from_vec(positions, tokens, device)?,
+            offsets,
+        })
     }
 
     pub fn rows(&self) -> usize {

@@ -37,7 +37,9 @@ impl Pooling {
 
     /// The inverse of [`as_str`](Self::as_str).
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|pooling| pooling.as_str() == name || (name, *pooling) == ("mean_sqrt_len_tokens", Self::MeanSqrtLen))
+        Self::ALL
+            .into_iter()
+            .find(|pooling| pooling.as_str() == name || (name, *pooling) == ("mean_sqrt_len_tokens", Self::MeanSqrtLen))
     }
 }
 
@@ -93,7 +95,8 @@ mod tests {
 
     #[test]
     fn each_mode_sees_its_own_sequence_only() {
-        let hidden = Tensor::new(&[[1f32, -2.0], [3.0, 4.0], [9.0, 9.0], [5.0, 0.0], [1.0, 7.0]], &Device::Cpu).unwrap();
+        let hidden =
+            Tensor::new(&[[1f32, -2.0], [3.0, 4.0], [9.0, 9.0], [5.0, 0.0], [1.0, 7.0]], &Device::Cpu).unwrap();
         let root2 = 2f32.sqrt();
         let cases = [
             (Pooling::Cls, [1.0, -2.0]),

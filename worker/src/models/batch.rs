@@ -93,7 +93,9 @@ impl TokenBatch {
                 return Err(EngineError::Batch(format!("row {index} has {got} tokens, allowed are 1 to {max_tokens}")));
             }
             if let Some(id) = row.iter().find(|id| **id as usize >= vocab_size) {
-                return Err(EngineError::Batch(format!("row {index} holds id {id}, the vocabulary ends at {vocab_size}")));
+                return Err(EngineError::Batch(format!(
+                    "row {index} holds id {id}, the vocabulary ends at {vocab_size}"
+                )));
             }
         }
         Ok(())

@@ -38,7 +38,9 @@ impl Config {
     fn read(folder: &ModelFolder) -> std::result::Result<Self, ModelError> {
         let config: Self = folder.config()?;
         if config.hidden_act != "gelu" {
-            return Err(ModelError::Unsupported { what: format!("the activation {:?} in config.json", config.hidden_act) });
+            return Err(ModelError::Unsupported {
+                what: format!("the activation {:?} in config.json", config.hidden_act),
+            });
         }
         if let Some(kind) = config.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
             return Err(ModelError::Unsupported { what: format!("the position embedding {kind:?} in config.json") });
@@ -51,8 +53,10 @@ impl Config {
             config.max_position_embeddings,
             config.type_vocab_size,
         ];
-        if sizes.contains(&0) || config.hidden_size % config.num_attention_heads != 0 {
-            return Err(folder.bad_config("sizes are not 0, and hidden_size is a multiple of num_attention_heads".to_owned()));
+        if sizes.contains(&0) || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
+            return Err(
+                folder.bad_config("sizes are not 0, and hidden_size is a multiple of num_attention_heads".to_owned())
+            );
         }
         Ok(config)
     }
@@ -64,7 +68,8 @@ impl Config {
 /// What is wrong with configuration or weights, in one line.
 pub fn build(folder: &ModelFolder, weights: Weights, device: &Device) -> std::result::Result<Built, ModelError> {
     let config = Config::read(folder)?;
-    let (dimensions, max_positions, vocab_size) = (config.hidden_size, config.max_position_embeddings, config.vocab_size);
+    let (dimensions, max_positions, vocab_size) =
+        (config.hidden_size, config.max_position_embeddings, config.vocab_size);
     let head = Head { vocab_size, max_positions, pooling: folder.pooling, normalize: folder.normalize };
     // With a head on top, as in a classifier, the encoder is called `bert`.
     let weights = weights.detect_prefix("bert.", "embeddings.word_embeddings.weight");
@@ -117,7 +122,10 @@ impl Bert {
         };
         let linear = |names: &[String], inputs: usize, outputs: usize| -> std::result::Result<Linear, ModelError> {
             let get = |suffix: &str, shape: &[usize]| {
-                names.iter().map(|name| weights.get(&format!("{name}.{suffix}"), shape)).collect::<std::result::Result<Vec<_>, _>>()
+                names
+                    .iter()
+                    .map(|name| weights.get(&format!("{name}.{suffix}"), shape))
+                    .collect::<std::result::Result<Vec<_>, _>>()
             };
             Linear::new(&get("weight", &[outputs, inputs])?, &get("bias", &[outputs])?, device).map_err(on_device)
         };
@@ -135,10 +143,12 @@ impl Bert {
             });
         }
         let words = weights.get("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
-        let positions = weights.get("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
+        let positions =
+            weights.get("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
         let segments = weights.get("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?;
         // A sentence alone is always segment 0.
-        let positions = segments.narrow(0, 0, 1).and_then(|first| positions.broadcast_add(&first)).map_err(on_device)?;
+        let positions =
+            segments.narrow(0, 0, 1).and_then(|first| positions.broadcast_add(&first)).map_err(on_device)?;
         Ok(Self {
             embedding: Embedding::new(words, positions),
             norm: norm("embeddings.LayerNorm")?,

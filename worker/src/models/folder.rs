@@ -178,11 +178,16 @@ fn pooling(path: &Path, config: &Value) -> Result<Pooling, ModelError> {
         ("pooling_mode_mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
         ("pooling_mode_lasttoken", Pooling::LastToken),
     ];
-    let on: Vec<Pooling> = modes.iter().filter(|(key, _)| config[key].as_bool() == Some(true)).map(|(_, p)| *p).collect();
+    let on: Vec<Pooling> =
+        modes.iter().filter(|(key, _)| config[key].as_bool() == Some(true)).map(|(_, p)| *p).collect();
     match (on.as_slice(), config["pooling_mode"].as_str()) {
         ([one], _) => Ok(*one),
-        ([], Some(name)) => Pooling::parse(name).ok_or_else(|| ModelError::Unsupported { what: format!("pooling {name:?}") }),
-        ([], None) => Err(ModelError::Config { path: path.to_owned(), reason: "no supported pooling mode is on".to_owned() }),
+        ([], Some(name)) => {
+            Pooling::parse(name).ok_or_else(|| ModelError::Unsupported { what: format!("pooling {name:?}") })
+        }
+        ([], None) => {
+            Err(ModelError::Config { path: path.to_owned(), reason: "no supported pooling mode is on".to_owned() })
+        }
         _ => Err(ModelError::Unsupported { what: "the concatenation of several pooling modes".to_owned() }),
     }
 }

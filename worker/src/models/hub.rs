@@ -79,7 +79,12 @@ fn snapshot(
                 .maybe_revision(revision)
                 .allow_patterns(WANTED.map(str::to_owned).to_vec())
                 .local_files_only(local_only)
-                .progress(Forward(Mutex::new(Tally { sender, files: Default::default(), total_bytes: 0, batch_bytes: 0 })))
+                .progress(Forward(Mutex::new(Tally {
+                    sender,
+                    files: Default::default(),
+                    total_bytes: 0,
+                    batch_bytes: 0,
+                })))
                 .send()
         });
         // Some task of the client may keep its end of the channel: the download's own end is what counts.
@@ -126,7 +131,9 @@ impl ProgressHandler for Forward {
 
 /// Whether it makes sense to ask the hub, decided quickly. Behind a proxy the proxy decides.
 fn reachable(endpoint: &str) -> Result<(), String> {
-    let set = |name: &str| std::env::var(name).is_ok_and(|value| !["", "0", "false"].contains(&value.to_lowercase().as_str()));
+    let set = |name: &str| {
+        std::env::var(name).is_ok_and(|value| !["", "0", "false"].contains(&value.to_lowercase().as_str()))
+    };
     if set("HF_HUB_OFFLINE") {
         return Err("HF_HUB_OFFLINE is set".to_owned());
     }

@@ -90,9 +90,14 @@ pub trait Encoder: Send {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadProgress {
     /// Bytes of the model's files that have arrived; `total_bytes` is 0 while unknown.
-    Downloading { done_bytes: u64, total_bytes: u64 },
+    Downloading {
+        done_bytes: u64,
+        total_bytes: u64,
+    },
     /// Weights are being read and laid out for the device.
-    Loading { size_bytes: u64 },
+    Loading {
+        size_bytes: u64,
+    },
     Ready,
 }
 

@@ -71,7 +71,14 @@ impl<F: Forward> RaggedEncoder<F> {
     }
 
     /// Computes some rows of a batch and writes them where they belong.
-    fn rows(&self, exec: &Exec<'_>, part: usize, batch: &TokenBatch, rows: &[usize], out: &Mutex<Embeddings>) -> Result<()> {
+    fn rows(
+        &self,
+        exec: &Exec<'_>,
+        part: usize,
+        batch: &TokenBatch,
+        rows: &[usize],
+        out: &Mutex<Embeddings>,
+    ) -> Result<()> {
         let mut slot = self.slots[part].lock();
         let Slot { workspace, pooled } = &mut *slot;
         let packed = PackedRows::gather(batch, rows, &CandleDevice::Cpu)?;

@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn a_string_says_where_a_model_comes_from() {
-        let hub = |id: &str, revision: Option<&str>| ModelSource::Hub { id: id.into(), revision: revision.map(Into::into) };
+        let hub =
+            |id: &str, revision: Option<&str>| ModelSource::Hub { id: id.into(), revision: revision.map(Into::into) };
         assert_eq!(ModelSource::parse("identity"), ModelSource::Identity);
         assert!(matches!(ModelSource::parse("simulated"), ModelSource::Simulated(_)));
         assert_eq!(ModelSource::parse("owner/name"), hub("owner/name", None));

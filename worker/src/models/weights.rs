@@ -30,7 +30,8 @@ impl Weights {
     pub fn open(paths: Vec<PathBuf>) -> Result<Self, ModelError> {
         let mut size_bytes = 0;
         for path in &paths {
-            let unreadable = |error: std::io::Error| ModelError::Unreadable { path: path.clone(), reason: error.to_string() };
+            let unreadable =
+                |error: std::io::Error| ModelError::Unreadable { path: path.clone(), reason: error.to_string() };
             size_bytes += std::fs::metadata(path).map_err(unreadable)?.len();
             // SAFETY: as below; one by one first, so that an error names its file.
             if let Err(error) = unsafe { MmapedSafetensors::new(path) } {
@@ -39,8 +40,10 @@ impl Weights {
         }
         // SAFETY: the files must not shrink while they are mapped. They are model files that nobody writes to while a worker
         // starts, and the mapping ends with this value, before the model serves.
-        let mapped = unsafe { MmapedSafetensors::multi(&paths) }
-            .map_err(|error| ModelError::Weights { path: paths.first().cloned().unwrap_or_default(), reason: reason(&error) })?;
+        let mapped = unsafe { MmapedSafetensors::multi(&paths) }.map_err(|error| ModelError::Weights {
+            path: paths.first().cloned().unwrap_or_default(),
+            reason: reason(&error),
+        })?;
         Ok(Self { mapped, paths, size_bytes, prefix: "" })
     }
 

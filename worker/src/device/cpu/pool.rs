@@ -67,7 +67,8 @@ impl ThreadPool {
                 stop: AtomicBool::new(false),
             });
             let theirs = Arc::clone(&mailbox);
-            let thread = std::thread::Builder::new().name(format!("compute-{part}")).spawn(move || help(&theirs, part))?;
+            let thread =
+                std::thread::Builder::new().name(format!("compute-{part}")).spawn(move || help(&theirs, part))?;
             pool.helpers.push(Helper { mailbox, thread: Some(thread) });
         }
         Ok(pool)
@@ -211,7 +212,8 @@ mod tests {
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         let pool = ThreadPool::new(2).unwrap();
         for culprit in 0..2 {
-            let panicked = catch_unwind(AssertUnwindSafe(|| pool.run(2, &|part| assert_ne!(part, culprit, "as asked"))));
+            let panicked =
+                catch_unwind(AssertUnwindSafe(|| pool.run(2, &|part| assert_ne!(part, culprit, "as asked"))));
             assert!(panicked.is_err());
         }
         pool.run(2, &|_| ());

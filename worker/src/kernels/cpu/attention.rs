@@ -253,11 +253,13 @@ mod tests {
             for head in 0..heads {
                 for q in tokens.clone() {
                     let score = |k: usize| (0..head_dim).map(|i| at(q, 0, head, i) * at(k, 1, head, i)).sum::<f64>();
-                    let weights: Vec<f64> = tokens.clone().map(|k| (score(k) / (head_dim as f64).sqrt()).exp()).collect();
+                    let weights: Vec<f64> =
+                        tokens.clone().map(|k| (score(k) / (head_dim as f64).sqrt()).exp()).collect();
                     let sum: f64 = weights.iter().sum();
                     for i in 0..head_dim {
                         let value = |(w, k): (&f64, usize)| w * at(k, 2, head, i);
-                        out[q * dim + head * head_dim + i] = weights.iter().zip(tokens.clone()).map(value).sum::<f64>() / sum;
+                        out[q * dim + head * head_dim + i] =
+                            weights.iter().zip(tokens.clone()).map(value).sum::<f64>() / sum;
                     }
                 }
             }

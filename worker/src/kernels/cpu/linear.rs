@@ -77,7 +77,10 @@ impl Linear<'_> {
     pub unsafe fn compute(self, level: super::Level) {
         let (k, n) = (self.weight.k(), self.weight.n());
         assert!(level.lanes() == self.weight.lanes(), "packed for this instruction set");
-        assert!(self.x.len() % k == 0 && self.bias.len() == n && self.out.len() == self.x.len() / k * n, "shapes agree");
+        assert!(
+            self.x.len().is_multiple_of(k) && self.bias.len() == n && self.out.len() == self.x.len() / k * n,
+            "shapes agree"
+        );
         assert!(self.panels.end <= self.weight.panels(), "panels exist");
         level.run(self);
     }

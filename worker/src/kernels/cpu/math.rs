@@ -16,7 +16,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     /// 1.5 · 2²³: adding and subtracting it rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first with so few bits that n times it is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // The bound comes first: where `x` is NaN, max and min answer with their second operand.
     let x = s.min(s.splat(EXP_MAX), s.max(s.splat(EXP_MIN), x));
@@ -36,21 +36,21 @@ const ERF_BOUND: f32 = 5.4;
 /// erf(x / √2) / x as a polynomial in u = 2 (x / 5.4)² - 1: the Chebyshev interpolant of degree 14 on `-1..=1`, as powers of u.
 /// It does not fall below 1 at the bound, so that clamping makes the tails exact.
 const ERF_POLYNOMIAL: [f32; 15] = [
-    2.618562281e-01,
-    -1.306562573e-01,
-    9.700032324e-02,
-    -7.840905339e-02,
-    6.421266496e-02,
-    -5.153409392e-02,
-    3.942716122e-02,
-    -2.776975185e-02,
-    1.887209155e-02,
-    -1.371831819e-02,
-    8.006502874e-03,
-    -2.121778438e-03,
-    1.207169145e-03,
-    -2.140421188e-03,
-    9.527330985e-04,
+    2.618_562_3e-1,
+    -1.306_562_6e-1,
+    9.700_032e-2,
+    -7.840_905e-2,
+    6.421_266_5e-2,
+    -5.153_409_4e-2,
+    3.942_716e-2,
+    -2.776_975_2e-2,
+    1.887_209_2e-2,
+    -1.371_831_8e-2,
+    8.006_503e-3,
+    -2.121_778_4e-3,
+    1.207_169_1e-3,
+    -2.140_421_2e-3,
+    9.527_331e-4,
 ];
 
 /// x · Φ(x) = x / 2 · (1 + erf(x / √2)) for every lane (Hendrycks and Gimpel, 2016, the exact form). Absolute error below 1e-6.

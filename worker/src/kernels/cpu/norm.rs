@@ -19,7 +19,7 @@ impl LayerNorm<'_> {
     /// If shapes do not belong together.
     pub fn compute(self, level: Level) {
         let dim = self.weight.len();
-        assert!(dim > 0 && self.bias.len() == dim && self.x.len() % dim == 0, "shapes agree");
+        assert!(dim > 0 && self.bias.len() == dim && self.x.len().is_multiple_of(dim), "shapes agree");
         level.run(self);
     }
 }
@@ -94,7 +94,9 @@ mod tests {
                     .flat_map(|row| {
                         let mean = row.iter().map(|x| *x as f64).sum::<f64>() / dim as f64;
                         let variance = row.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / dim as f64;
-                        row.iter().map(move |x| (*x as f64 - mean) / (variance + 1e-12).sqrt() * 2.0 + 0.5).collect::<Vec<_>>()
+                        row.iter()
+                            .map(move |x| (*x as f64 - mean) / (variance + 1e-12).sqrt() * 2.0 + 0.5)
+                            .collect::<Vec<_>>()
                     })
                     .collect();
                 LayerNorm { x: &mut x, weight: &weight, bias: &bias, epsilon: 1e-12 }.compute(level);

@@ -97,7 +97,7 @@ mod tests {
             let mut seen = 0;
             for p in 0..packed.panels() {
                 let panel = packed.panel(p);
-                assert!(level.lanes() < 16 || panel.data.as_ptr() as usize % 64 == 0);
+                assert!(level.lanes() < 16 || (panel.data.as_ptr() as usize).is_multiple_of(64));
                 let width = panel.data.len() / k;
                 assert_eq!(width, panel.vectors * level.lanes());
                 for i in 0..k {

@@ -3,6 +3,7 @@
 //! A tile is up to `TILE_ROWS` × 3 vectors of the product, kept in registers over the whole inner dimension. Each element is
 //! one chain of fused multiply-adds in the order of k, whatever the tile's shape: the answer for a row is the same, to the
 //! last bit, in every batch, on any number of threads.
+#![allow(clippy::needless_range_loop)] // counted loops over constants unroll, and leave the sums in registers
 
 use super::simd::Simd;
 

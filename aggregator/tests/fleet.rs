@@ -1,0 +1,196 @@
+//! The aggregator on a real nats-server: what the fleet's page promises when processes and aggregators die.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use forebay_shared::ids::{Lane, ModelToken};
+use forebay_shared::{streams, subjects};
+use futures::StreamExt;
+use support::{Aggregator, JOBS, Nats, Page, Worker, get};
+
+fn jobs(wanted: f64) -> impl Fn(&Page) -> bool {
+    move |page| page.value(JOBS) == Some(wanted)
+}
+
+const UP: &str = "forebay_worker_up{device=\"cpu\",model=\"mini\",worker=\"worker-1\"}";
+
+#[tokio::test]
+async fn a_killed_process_leaves_its_counters_and_loses_its_gauges() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let first = Worker::start(&nats, "worker-1").await;
+    first.finish_jobs(100);
+    let page = aggregator.page_where("the first boot's jobs", jobs(100.0)).await;
+    assert_eq!(page.value("forebay_jobs_total{model=\"mini\",outcome=\"failed\"}"), Some(0.0));
+    assert_eq!(page.value("forebay_inference_seconds_count{model=\"mini\"}"), Some(100.0));
+    first.kill();
+
+    let second = Worker::start(&nats, "worker-1").await;
+    second.finish_jobs(5);
+    let mut last = 100.0;
+    let rises = |page: &Page, last: f64| page.value(JOBS).is_some_and(|now| now >= last);
+    for _ in 0..40 {
+        let page = aggregator.page().await.unwrap();
+        assert!(rises(&page, last), "the fleet's counter fell below {last}:\n{}", page.0);
+        last = page.value(JOBS).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let page = aggregator.page_where("both boots' jobs", |page| jobs(105.0)(page) && page.value(UP) == Some(1.0)).await;
+    let workers = |state: &str| format!("forebay_workers{{model=\"mini\",state=\"{state}\"}}");
+    assert_eq!(page.value(&workers("ready")), Some(1.0), "the first boot has a successor and is no silent worker");
+
+    second.kill();
+    let page = aggregator.page_where("a worker that is down", |page| page.value(UP) == Some(0.0)).await;
+    assert_eq!(page.value("forebay_models_loaded"), Some(0.0));
+    assert_eq!(page.value(&workers("silent")), Some(1.0));
+    assert_eq!(page.value(JOBS), Some(105.0));
+    assert!(page.value("forebay_worker_last_report_timestamp_seconds{worker=\"worker-1\"}").unwrap() > 1.7e9);
+}
+
+#[tokio::test]
+async fn a_killed_aggregator_finds_everything_again_and_serves_nothing_before() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let dead = Worker::start(&nats, "worker-1").await;
+    dead.finish_jobs(40);
+    aggregator.page_where("the jobs of the one that dies", jobs(40.0)).await;
+    dead.kill();
+    let alive = Worker::start(&nats, "worker-2").await;
+    alive.finish_jobs(2);
+    aggregator.page_where("a silent worker", |page| jobs(42.0)(page) && page.value(UP) == Some(0.0)).await;
+    // The silent are written at once, so a second later nothing depends on this aggregator any more.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    aggregator.kill().await;
+    alive.finish_jobs(1);
+
+    let aggregator = Aggregator::start(&nats, "aggregator-1").await;
+    let mut refused = 0;
+    let page = loop {
+        match get(aggregator.address, "/metrics").await {
+            Some(answer) if answer.status == 200 => break Page(answer.body),
+            Some(answer) => {
+                assert_eq!(answer.status, 503, "{}", answer.body);
+                refused += 1;
+            }
+            None => {}
+        }
+        assert_ne!(get(aggregator.address, "/sd").await.map(|sd| sd.status), Some(500));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(refused > 10, "it answered before a report interval had passed");
+    assert_eq!(page.value(JOBS), Some(43.0), "{}", page.0);
+    assert_eq!(get(aggregator.address, "/health/ready").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn an_aggregator_that_stops_orderly_writes_what_the_living_counted() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let worker = Worker::start(&nats, "worker-1").await;
+    worker.finish_jobs(9);
+    aggregator.page_where("the jobs", jobs(9.0)).await;
+    worker.kill();
+    aggregator.stop().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-2").await;
+    assert_eq!(aggregator.page().await.unwrap().value(JOBS), Some(9.0));
+}
+
+#[tokio::test]
+async fn two_aggregators_serve_the_same_fleet() {
+    let nats = Nats::start().await;
+    let first = Aggregator::ready(&nats, "aggregator-1").await;
+    let gone = Worker::start(&nats, "worker-1").await;
+    gone.finish_jobs(7);
+    first.page_where("the jobs", jobs(7.0)).await;
+    gone.kill();
+    first.page_where("silence", |page| page.value(UP) == Some(0.0)).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // The second has never heard worker-1, and starts while the others count.
+    let workers = [Worker::start(&nats, "worker-2").await, Worker::start(&nats, "worker-3").await];
+    let second = Aggregator::ready(&nats, "aggregator-2").await;
+    workers.iter().for_each(|worker| worker.finish_jobs(10));
+    let pages = [first.page_where("all jobs", jobs(27.0)).await, second.page_where("all jobs", jobs(27.0)).await];
+    assert_eq!(pages[0].merged(), pages[1].merged());
+}
+
+#[tokio::test]
+async fn discovery_lists_the_killed_and_forgets_who_said_goodbye() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let (killed, left) = (Worker::start(&nats, "worker-1").await, Worker::start(&nats, "worker-2").await);
+    let targets = || async { get(aggregator.address, "/sd").await.unwrap().body };
+    let both = |page: &Page| page.value("forebay_workers{model=\"mini\",state=\"ready\"}") == Some(2.0);
+    aggregator.page_where("two workers", both).await;
+    let list = targets().await;
+    assert!(list.contains("\"worker-1.example:9402\"") && list.contains("\"role\":\"worker\""), "{list}");
+    left.finish_jobs(3);
+    left.reporter.goodbye().await;
+    killed.kill();
+    let page = aggregator.page_where("one worker down", |page| page.value(UP) == Some(0.0)).await;
+    assert_eq!(page.value(JOBS), Some(3.0), "the farewell carried the last jobs");
+    assert!(!page.0.contains("worker=\"worker-2\""), "{}", page.0);
+    let list = targets().await;
+    assert!(list.contains("worker-1") && !list.contains("worker-2"), "{list}");
+}
+
+#[tokio::test]
+async fn the_queue_is_counted_in_jobs() {
+    let nats = Nats::start().await;
+    let js = async_nats::jetstream::new(nats.client().await);
+    let token = ModelToken::from("mini-0123456789");
+    streams::ensure_jobs(&js, &token).await.unwrap();
+    for rows in [32, 32, 4] {
+        let subject = subjects::jobs(&token, Lane::Normal, rows);
+        js.publish(subject, "x".into()).await.unwrap().await.unwrap();
+    }
+    let _worker = Worker::start(&nats, "worker-1").await; // tells which model the token is
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let lane = |stem: &str| format!("forebay_queue_{stem}{{lane=\"normal\",model=\"mini\"}}");
+    let page = aggregator.page_where("68 jobs", |page| page.value(&lane("pending")) == Some(68.0)).await;
+    assert_eq!(page.value("forebay_queue_messages{lane=\"normal\",model=\"mini\",state=\"pending\"}"), Some(3.0));
+    assert_eq!(page.value("forebay_queue_pending{lane=\"high\",model=\"mini\"}"), Some(0.0));
+    assert_eq!(page.value("forebay_broker_up"), Some(1.0));
+    assert!(page.value(&lane("oldest_age_seconds")).unwrap() > 1.0);
+
+    let stream = js.get_stream(streams::jobs_stream(&token)).await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("normal").await.unwrap();
+    let held: Vec<_> = consumer.fetch().max_messages(3).messages().await.unwrap().collect().await;
+    assert_eq!(held.len(), 3);
+    let in_flight = |page: &Page| page.value(&lane("in_flight")) == Some(68.0);
+    let page = aggregator.page_where("68 jobs in flight", in_flight).await;
+    assert_eq!(page.value(&lane("pending")), Some(0.0));
+    let fleet = get(aggregator.address, "/v1/fleet").await.unwrap().body;
+    assert!(fleet.contains("\"in_flight\":68") && fleet.contains("\"workers_ready\":1"), "{fleet}");
+}
+
+/// Where promtool is installed.
+fn promtool_finds_nothing(page: &str) {
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = promtool.spawn() else {
+        eprintln!("promtool is not installed; not checked");
+        return;
+    };
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), page.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let complaints = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && complaints.is_empty(), "{}", String::from_utf8_lossy(&complaints));
+}
+
+#[tokio::test]
+async fn promtool_is_content_with_all_three_pages() {
+    let nats = Nats::start().await;
+    let api = forebay_shared::metrics::ApiMetrics::new();
+    api.register_model(&"mini".into());
+    let worker = Worker::start(&nats, "worker-1").await;
+    worker.finish_jobs(1);
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let page = aggregator.page_where("a worker", |page| page.value(UP) == Some(1.0)).await;
+    for page in [page.0, api.render(), worker.metrics.render()] {
+        promtool_finds_nothing(&page);
+    }
+}
