@@ -37,11 +37,12 @@ pub use entry::{Head, Record};
 pub use fold::{FOLD_AFTER_MS, Fold, FoldRecord};
 pub use layouts::Layouts;
 pub use members::{LISTED_MS, Member, Presence};
-pub use retention::{DueRecord, REFRESH_MS, RETAIN_EVERY_MS};
 pub use plan::{PlannedFamily, PlannedSeries, escape};
+pub use retention::{DueRecord, REFRESH_MS, RETAIN_EVERY_MS};
 pub use totals::Totals;
 
 use entry::Entry;
+use fold::Hearing;
 use plan::Plan;
 
 /// Broker time in milliseconds since the Unix epoch, as the caller says it is.
@@ -55,6 +56,7 @@ pub struct Fleet {
     plan: Arc<Plan>,
     started: Millis,
     replayed: bool,
+    hearing: Hearing,
     /// Spreads the writes of several aggregators over time, so that one of them usually finds the work done.
     salt: u64,
 }
@@ -76,12 +78,14 @@ impl Fleet {
             plan: Arc::default(),
             started: now,
             replayed: false,
+            hearing: Hearing::default(),
             salt,
         }
     }
 
     /// Takes a report that arrived at `now`.
     pub fn accept(&mut self, mut report: Snapshot, now: Millis) -> Accepted {
+        self.hearing.heard(now);
         let described = match report.description.take() {
             Some(bytes) => self.learn_layout(report.layout, &bytes),
             None => true,
@@ -117,7 +121,7 @@ impl Fleet {
             return ReportResult::Folded;
         }
         let known = self.layouts.get(layout);
-        if cells.len() % 8 != 0 || known.as_ref().is_some_and(|known| known.width * 8 != cells.len()) {
+        if !cells.len().is_multiple_of(8) || known.as_ref().is_some_and(|known| known.width * 8 != cells.len()) {
             return ReportResult::Malformed;
         }
         let phase = retention::phase(self.salt, head.boot);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{Context, ErrorCode};
 use forebay_shared::ids::{Lane, ModelName, ModelToken};
 use forebay_shared::metrics::{MessageState, StoreKind};
 use forebay_shared::streams::JOBS_PREFIX;
@@ -141,7 +141,9 @@ impl Poller {
                 .chain(state(MessageState::InFlight, |lane| lane.in_flight_messages as f64)),
         );
         metrics.queue_bytes.replace(models.iter().map(|(name, depth)| ((name.clone(),), depth.bytes as f64)));
-        metrics.queue_capacity.replace(models.iter().map(|(name, depth)| ((name.clone(),), depth.capacity_jobs as f64)));
+        metrics
+            .queue_capacity
+            .replace(models.iter().map(|(name, depth)| ((name.clone(),), depth.capacity_jobs as f64)));
         self.hub.queue().models = models;
     }
 }
@@ -177,7 +179,7 @@ async fn read(js: &Context, token: &ModelToken) -> anyhow::Result<Option<Reading
     let filter = serde_json::json!({ "subjects_filter": subjects::jobs_model(token) });
     let info = match js.request(format!("STREAM.INFO.{name}"), &filter).await? {
         Response::<StreamInfo>::Ok(info) => info,
-        Response::Err { error } if error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND => {
+        Response::Err { error } if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             return Ok(None);
         }
         Response::Err { error } => return Err(error.into()),
@@ -185,9 +187,11 @@ async fn read(js: &Context, token: &ModelToken) -> anyhow::Result<Option<Reading
     let mut consumers = [Consumer::default(); Lane::ALL.len()];
     for lane in Lane::ALL {
         let path = format!("CONSUMER.INFO.{name}.{}", lane.as_str());
-        // Between the stream's creation and its consumers' nothing is delivered: zero is the truth.
-        if let Response::Ok(consumer) = js.request(path, &()).await? {
-            consumers[lane.index()] = consumer;
+        match js.request(path, &serde_json::json!({})).await? {
+            Response::Ok(consumer) => consumers[lane.index()] = consumer,
+            // Between the stream's creation and its consumers' nothing is delivered: zero is the truth.
+            Response::Err { error } if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
+            Response::Err { error } => return Err(error.into()),
         }
     }
     let state = info.state;

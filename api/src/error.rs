@@ -1,7 +1,7 @@
 //! The only place where a failure becomes HTTP: one row per [`JobError`], one column per [`Dialect`].
 //!
-//! [`answer`] is the table, with one function per column. It has no wildcard arm over errors, so that a new code cannot be forgotten here. Beside the
-//! job errors stand the few failures that only HTTP knows ([`Failure`]).
+//! `answer` is the table, with one function per column. It has no wildcard arm over errors, so that a new code cannot be
+//! forgotten here. Beside the job errors stand the few failures that only HTTP knows ([`Failure`]).
 
 use std::sync::Arc;
 use std::time::Duration;

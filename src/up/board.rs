@@ -54,7 +54,8 @@ impl Board {
 async fn tell(mut statuses: watch::Receiver<Vec<Status>>) {
     let mut told: Vec<String> = Vec::new();
     loop {
-        let lines: Vec<String> = statuses.borrow_and_update().iter().map(line).collect();
+        let begun = |status: &&Status| status.state != State::Waiting;
+        let lines: Vec<String> = statuses.borrow_and_update().iter().filter(begun).map(line).collect();
         for line in lines.iter().filter(|line| !told.contains(line)) {
             eprintln!("{line}");
         }

@@ -114,8 +114,10 @@ async fn run(spec: &Spec, shared: &Shared, stop: &mut Shutdown) -> End {
         }
         never = announce_ready(spec, shared, pid) => match never {},
     };
-    let said = shared.store.last_error(&spec.name, log_start).ok().flatten();
-    End::ByItself(said.unwrap_or_else(|| ended.map_or_else(|error| error.to_string(), describe)))
+    End::ByItself(match ended {
+        Ok(status) => cause(status, shared.store.last_words(&spec.name, log_start).ok().flatten()),
+        Err(error) => error.to_string(),
+    })
 }
 
 /// Sets the state once the process answers; never returns, because from then on only its end is of interest.
@@ -128,10 +130,24 @@ async fn announce_ready(spec: &Spec, shared: &Shared, pid: u32) -> std::convert:
     std::future::pending().await
 }
 
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("it ended with status {code}"),
-        (None, Some(signal)) => format!("it was ended by signal {signal}"),
-        (None, None) => "it ended".to_owned(),
+/// Why it ended: what it said itself, unless it had no chance to.
+fn cause(status: ExitStatus, last_words: Option<String>) -> String {
+    match (status.signal(), last_words) {
+        (Some(signal), _) => format!("killed by signal {signal}"),
+        (None, Some(words)) => words,
+        (None, None) => format!("it said nothing and ended with status {}", status.code().unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_the_last_words_unless_it_was_killed() {
+        let words = || Some("no such model".to_owned());
+        assert_eq!(cause(ExitStatus::from_raw(1 << 8), words()), "no such model");
+        assert_eq!(cause(ExitStatus::from_raw(9), words()), "killed by signal 9");
+        assert_eq!(cause(ExitStatus::from_raw(3 << 8), None), "it said nothing and ended with status 3");
     }
 }

@@ -80,13 +80,13 @@ impl Store {
     }
 
     /// What a process said last about why it ended; looks only at what it wrote after `from`.
-    pub fn last_error(&self, process: &str, from: u64) -> io::Result<Option<String>> {
+    pub fn last_words(&self, process: &str, from: u64) -> io::Result<Option<String>> {
         let mut file = File::open(self.log(process))?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(from.max(length.saturating_sub(TAIL_BYTES))))?;
         let mut tail = Vec::new();
         file.read_to_end(&mut tail)?;
-        Ok(last_error(&String::from_utf8_lossy(&tail)))
+        Ok(last_words(&String::from_utf8_lossy(&tail)))
     }
 
     /// Replaces the list at once: a reader sees the old one or the new one.
@@ -122,7 +122,7 @@ fn lock(dir: &Path) -> anyhow::Result<Flock<File>> {
 }
 
 /// The last line that looks like a cause of death, else the last line at all.
-fn last_error(log: &str) -> Option<String> {
+fn last_words(log: &str) -> Option<String> {
     let lines = || log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
     let marks = ["error:", "ERROR", "[FTL]", "[ERR]", "panicked at", "nats-server:"];
     let line = lines().find(|line| marks.iter().any(|mark| line.contains(mark))).or_else(|| lines().next())?;
@@ -146,9 +146,9 @@ mod tests {
     #[test]
     fn the_cause_of_death_is_the_last_error_in_the_log() {
         let log = "INFO loading\nerror: /m/config.json: no such file; pass another --model\n\nsome noise\n";
-        assert_eq!(last_error(log).unwrap(), "/m/config.json: no such file; pass another --model");
-        assert_eq!(last_error("killed\n").unwrap(), "killed");
-        assert_eq!(last_error("\n"), None);
+        assert_eq!(last_words(log).unwrap(), "/m/config.json: no such file; pass another --model");
+        assert_eq!(last_words("killed\n").unwrap(), "killed");
+        assert_eq!(last_words("\n"), None);
     }
 
     #[test]
@@ -157,9 +157,9 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         std::fs::write(store.log("worker-1"), "error: long ago\n").unwrap();
         let (mut file, end) = store.append_log("worker-1").unwrap();
-        assert_eq!(store.last_error("worker-1", end).unwrap(), None);
+        assert_eq!(store.last_words("worker-1", end).unwrap(), None);
         file.write_all(b"error: just now\n").unwrap();
-        assert_eq!(store.last_error("worker-1", end).unwrap().unwrap(), "just now");
+        assert_eq!(store.last_words("worker-1", end).unwrap().unwrap(), "just now");
         store.begin_log("worker-1").unwrap();
         assert_eq!(store.append_log("worker-1").unwrap().1, 0);
     }

@@ -78,7 +78,7 @@ impl Client {
             stream.get_mut().write_all(&request).await?;
             let answer = read(&mut stream).await?;
             let close = answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-            Ok((answer, (!close).then_some(stream)))
+            io::Result::Ok((answer, (!close).then_some(stream)))
         };
         let (answer, stream) =
             tokio::time::timeout(LIMIT, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

@@ -154,7 +154,8 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
-    async fn request(&self, client: &mut Client) {
+    /// Sends one request and tells whether its answer was right.
+    async fn request(&self, client: &mut Client) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let input = (0..self.load.words).map(|word| format!("r{number}w{word}")).collect::<Vec<_>>().join(" ");
         let sent = Instant::now();
@@ -168,16 +169,16 @@ impl Shared {
             Ok(answer) => Seen::Status(answer.status, answer.text()),
             Err(error) => Seen::Broken(error.to_string()),
         };
+        let is_right = result == Seen::Right;
         self.samples.lock().unwrap().push(Sample { sent, took, result });
+        is_right
     }
 }
 
 async fn one_after_the_other(shared: Arc<Shared>, i: usize) {
     let mut client = shared.load.client(i as u64);
     while !shared.is_stopped() {
-        shared.request(&mut client).await;
-        let failed = !matches!(shared.samples.lock().unwrap().last(), Some(Sample { result: Seen::Right, .. }));
-        if failed {
+        if !shared.request(&mut client).await {
             // A client that is refused does not come back in the same microsecond.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

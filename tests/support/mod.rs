@@ -13,6 +13,7 @@
 
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 pub mod client;
 pub mod cluster;

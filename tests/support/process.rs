@@ -71,9 +71,9 @@ impl Process {
         assert!(!self.is_running(), "{} runs already", self.spec.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("the log can be written");
         let mut command = Command::new(&self.spec.program);
-        let inherited =
-            std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("FOREBAY_"));
-        inherited.for_each(|name| drop(command.env_remove(name)));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FOREBAY_")) {
+            command.env_remove(name);
+        }
         command.args(&self.spec.args).envs(self.spec.env.iter().cloned()).env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         // SAFETY: prctl is async-signal-safe and nothing is allocated between fork and exec.

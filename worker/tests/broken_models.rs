@@ -1,10 +1,10 @@
 //! A model folder that is wrong says what is wrong, in one line; weights that are wrong are seen in the answers.
+#![allow(clippy::unwrap_used)] // helpers of tests: a panic is the report
 
 mod support;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use candle_core::{Device as CandleDevice, Tensor, safetensors};
 use forebay_worker::device::Device;
@@ -166,20 +166,4 @@ fn zeroed_weights_are_noticed() {
     // Only the shift is left: the same direction for every input.
     let same = anomalies(|tensors| *tensors.get_mut(last[0]).unwrap() = tensors[last[0]].zeros_like().unwrap());
     assert_eq!(same, [(1, Anomaly::Repeated), (2, Anomaly::Repeated)]);
-}
-
-#[test]
-fn an_unreachable_hub_is_an_error_soon() {
-    // A closed port of this machine stands for a machine without a network.
-    // SAFETY: set before any thread of this test reads the environment; no other test of this binary reads these.
-    unsafe {
-        std::env::set_var("HF_ENDPOINT", "http://127.0.0.1:9");
-        std::env::set_var("HF_HOME", std::env::temp_dir().join("forebay-no-such-cache"));
-    }
-    let start = Instant::now();
-    let error = error_of(&ModelSource::parse("owner/model"));
-    assert!(error.contains("owner/model is not in the cache") && error.contains("127.0.0.1:9"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    let error = error_of(&ModelSource::parse("not a model id"));
-    assert!(error.contains("owner/name"), "{error}");
 }

@@ -115,12 +115,23 @@ impl Entry {
     pub fn new(head: Head, phase: Millis) -> Self {
         // The first write is due within one period, at a moment of its own.
         let at = head.heard.saturating_sub(phase);
-        Self { head: Head { seq: 0, ..head }, counted: None, undescribed: None, retained: Retained { at, ..Retained::default() } }
+        Self {
+            head: Head { seq: 0, ..head },
+            counted: None,
+            undescribed: None,
+            retained: Retained { at, ..Retained::default() },
+        }
     }
 
     /// Takes a report. Its head and its numbers are judged apart: numbers without a layout wait, and meanwhile the ones
     /// before stand, so that no counter dips.
-    pub fn absorb(&mut self, head: Head, known: Option<Arc<Interned>>, hash: LayoutHash, cells: Vec<u8>) -> ReportResult {
+    pub fn absorb(
+        &mut self,
+        head: Head,
+        known: Option<Arc<Interned>>,
+        hash: LayoutHash,
+        cells: Vec<u8>,
+    ) -> ReportResult {
         let seq = head.seq;
         let newer = seq > self.head.seq;
         if newer {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use forebay_shared::ids::BootId;
 use forebay_shared::metrics::Kind;
-use forebay_shared::stats::{Layout, LayoutHash, SeriesInfo};
+use forebay_shared::stats::{FamilyInfo, Layout, LayoutHash, SeriesInfo};
 use serde::{Deserialize, Serialize};
 
 use super::cells::{read, to_fixed};
@@ -19,8 +19,11 @@ use super::{Fleet, Millis};
 
 /// A boot is folded after this much silence.
 pub const FOLD_AFTER_MS: Millis = 60 * 60 * 1000;
-/// An aggregator folds nothing before it has listened this long: until then, silence may be its own.
+/// An aggregator folds nothing before it has heard somebody for this long without a pause: silence may be its own, or
+/// the broker's, and then the fleet is about to report again.
 const LISTEN_FIRST_MS: Millis = 60_000;
+/// No report from anybody for this long is a pause.
+const PAUSE_MS: Millis = 10_000;
 /// Boots remembered by name; 24 bytes each.
 const REMEMBERED: usize = 10_000;
 /// Boots folded in one write.
@@ -55,6 +58,26 @@ impl FoldRecord {
     }
 }
 
+/// Since when this aggregator hears the fleet.
+#[derive(Debug, Default)]
+pub struct Hearing {
+    since: Millis,
+    last: Millis,
+}
+
+impl Hearing {
+    pub fn heard(&mut self, now: Millis) {
+        if now.saturating_sub(self.last) > PAUSE_MS {
+            self.since = now;
+        }
+        self.last = now;
+    }
+
+    fn is_steady(&self, now: Millis) -> bool {
+        now.saturating_sub(self.last) <= PAUSE_MS && now.saturating_sub(self.since) >= LISTEN_FIRST_MS
+    }
+}
+
 /// The total as this aggregator holds it.
 #[derive(Debug, Default)]
 pub struct Fold {
@@ -83,7 +106,7 @@ impl Fleet {
 
     /// The record that would fold what is ripe, and the revision it replaces. `None` if nothing is ripe.
     pub fn plan_fold(&self, now: Millis) -> Option<(FoldRecord, u64)> {
-        if !self.replayed || now.saturating_sub(self.started) < LISTEN_FIRST_MS {
+        if !self.replayed || !self.hearing.is_steady(now) {
             return None;
         }
         let ripe: Vec<_> = self
@@ -143,7 +166,10 @@ impl Fleet {
 
 /// Sums over series of several layouts. Histograms with different buckets are different series.
 #[derive(Default)]
-struct Sums(BTreeMap<(String, u32, Vec<String>, Vec<String>), (forebay_shared::stats::FamilyInfo, Vec<i128>)>);
+struct Sums(BTreeMap<SeriesKey, (FamilyInfo, Vec<i128>)>);
+
+/// Stem, histogram schema, label names, label values.
+type SeriesKey = (String, u32, Vec<String>, Vec<String>);
 
 impl Sums {
     fn add(&mut self, interned: &Interned, cells: impl Iterator<Item = i128>) {

@@ -75,7 +75,12 @@ impl Fleet {
             let changed = newer && mark(&counted.cells, entry.head.state) != entry.retained.mark;
             if changed || (live && newer && since >= REFRESH_MS) {
                 let Some(record) = entry.record() else { continue };
-                due.push(DueRecord { boot: *boot, layout: counted.layout.hash, record, revision: entry.retained.revision });
+                due.push(DueRecord {
+                    boot: *boot,
+                    layout: counted.layout.hash,
+                    record,
+                    revision: entry.retained.revision,
+                });
                 entry.retained.at = now.saturating_sub(if live { RETAIN_EVERY_MS - RETRY_MS } else { 0 });
             }
         }

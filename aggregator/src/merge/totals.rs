@@ -135,7 +135,10 @@ impl Totals {
     /// Values of a series that stands there once per process, by process.
     pub fn per_process(&self, offset: usize) -> impl Iterator<Item = (&ProcessName, f64)> {
         let from = self.per_process.partition_point(|(at, _, _)| *at < offset);
-        self.per_process[from..].iter().take_while(move |(at, _, _)| *at == offset).map(|(_, name, value)| (name, *value))
+        self.per_process[from..]
+            .iter()
+            .take_while(move |(at, _, _)| *at == offset)
+            .map(|(_, name, value)| (name, *value))
     }
 
     /// Adds up the counters (or sum-merged gauges) of `stem` by the value of one label, of series that `keep`.

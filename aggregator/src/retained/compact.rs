@@ -39,7 +39,11 @@ impl Retainer {
         let folded: Vec<_> = {
             let fleet = self.hub.fleet();
             let present = self.present();
-            present.iter().filter(|(boot, _)| fleet.fold().contains(**boot)).map(|(boot, key)| (*boot, key.clone())).collect()
+            present
+                .iter()
+                .filter(|(boot, _)| fleet.fold().contains(**boot))
+                .map(|(boot, key)| (*boot, key.clone()))
+                .collect()
         };
         for (boot, (key, revision)) in folded {
             if self.remove(&key, Some(revision)).await {

@@ -60,7 +60,7 @@ impl Aggregator {
 
     pub async fn page(&self) -> Option<Page> {
         let answer = get(self.address, "/metrics").await?;
-        (answer.status == 200).then(|| Page(answer.body))
+        (answer.status == 200).then_some(Page(answer.body))
     }
 
     /// The first page that satisfies `wanted`.
@@ -95,7 +95,11 @@ impl Worker {
         let registry = Arc::clone(metrics.registry());
         let clock = BrokerClock::from_wall_clock();
         let reporter = Reporter::start(nats.client().await, identity, registry, clock, || {});
-        reporter.set_served(vec![Served { model: model.clone(), token: "mini-0123456789".into(), device: "cpu".into() }]);
+        reporter.set_served(vec![Served {
+            model: model.clone(),
+            token: "mini-0123456789".into(),
+            device: "cpu".into(),
+        }]);
         reporter.set_state(ProcessState::Ready);
         Self { metrics, model, boot, reporter }
     }

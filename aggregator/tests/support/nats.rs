@@ -49,6 +49,10 @@ impl Nats {
         panic!("nats-server does not answer on port {port}");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.server.id()
+    }
+
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }

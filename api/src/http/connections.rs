@@ -122,7 +122,8 @@ impl Connections {
         Entry { number, connection, table: Arc::clone(self) }
     }
 
-    pub fn len(&self) -> usize {
+    /// How many there are.
+    pub fn count(&self) -> usize {
         self.open.lock().len()
     }
 
@@ -139,7 +140,7 @@ impl Connections {
     pub async fn emptied(&self) {
         loop {
             let emptied = self.emptied.notified();
-            if self.len() == 0 {
+            if self.count() == 0 {
                 return;
             }
             emptied.await;
@@ -196,7 +197,7 @@ mod tests {
     async fn the_table_is_empty_once_the_last_entry_is_dropped() {
         let connections = Arc::new(Connections::default());
         let (first, second) = (connections.enter(1), connections.enter(2));
-        assert_eq!(connections.len(), 2);
+        assert_eq!(connections.count(), 2);
         drop(first);
         let mut emptied = Box::pin(connections.emptied());
         assert!(futures::poll!(&mut emptied).is_pending());

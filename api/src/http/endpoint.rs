@@ -73,14 +73,14 @@ impl<B: Backend> Endpoint<B> {
 
     /// Any method, one handler.
     pub fn any<F: Future<Output = Answer> + Send + 'static>(self, handler: fn(Call<B>) -> F) -> MethodRouter {
-        let handler = self.wrap(Method::GET, handler);
+        let handler = self.wrap(None, handler);
         self.methods.fallback(handler)
     }
 
     /// The methods listed; all others are answered with 405.
     pub fn done(self) -> MethodRouter {
         let allow: Arc<str> = self.allow.join(", ").into();
-        let refuse = self.wrap(Method::GET, move |call: Call<B>| {
+        let refuse = self.wrap(None, move |call: Call<B>| {
             let method = call.parts.method.to_string();
             std::future::ready(Err(Failure::MethodNotAllowed { method, allow: Arc::clone(&allow) }))
         });
@@ -93,14 +93,13 @@ impl<B: Backend> Endpoint<B> {
         method: Method,
         handler: fn(Call<B>) -> F,
     ) -> Self {
-        let handler = self.wrap(method, handler);
+        let handler = self.wrap(Some(method), handler);
         self.methods = self.methods.on(filter, handler);
         self
     }
 
-    /// `method` is the one whose metrics are looked up in advance.
-    fn wrap<H>(&self, method: Method, handler: H) -> Wrapped<B, H> {
-        let route = RouteInstruments::new(&self.state.metrics, method, self.template);
+    fn wrap<H>(&self, usual: Option<Method>, handler: H) -> Wrapped<B, H> {
+        let route = RouteInstruments::new(&self.state.metrics, usual, self.template);
         Wrapped { state: Arc::clone(&self.state), route: Arc::new(route), dialect: self.dialect, handler }
     }
 }

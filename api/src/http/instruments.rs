@@ -14,29 +14,38 @@ use rustc_hash::FxHashMap;
 use crate::error::{Failure, client_closed_request};
 use crate::validate::rows::{RowFault, Rows};
 
-/// The HTTP series of one method on one route.
+/// The HTTP series of one route.
 pub struct RouteInstruments {
     pub template: &'static str,
+    usual: Option<Usual>,
+}
+
+/// What nearly all requests to a handler touch, looked up in advance.
+struct Usual {
     method: Method,
     ok: Counter,
     duration: Histogram,
 }
 
 impl RouteInstruments {
-    pub fn new(metrics: &ApiMetrics, method: Method, template: &'static str) -> Self {
-        let (label, route) = (MethodLabel::from(method.as_str()), Route(template));
-        let ok = metrics.http_requests_total.with(&(label, route, Status(200)));
-        let duration = metrics.http_request_duration_seconds.with(&(label, route));
-        Self { template, method, ok, duration }
+    /// `usual` is the method that the handler answers; none where it only refuses, so that no series starts for that.
+    pub fn new(metrics: &ApiMetrics, usual: Option<Method>, template: &'static str) -> Self {
+        let usual = usual.map(|method| {
+            let (label, route) = (MethodLabel::from(method.as_str()), Route(template));
+            let ok = metrics.http_requests_total.with(&(label, route, Status(200)));
+            let duration = metrics.http_request_duration_seconds.with(&(label, route));
+            Usual { method, ok, duration }
+        });
+        Self { template, usual }
     }
 }
 
 /// Counts one HTTP request: answered, or left by its client when dropped unfinished.
 pub struct HttpTally<'a> {
     metrics: &'a ApiMetrics,
-    route: &'a RouteInstruments,
-    /// Set if it is not the route's usual method.
-    method: Option<MethodLabel>,
+    route: Route,
+    method: MethodLabel,
+    usual: Option<&'a Usual>,
     started: Instant,
     status: StatusCode,
 }
@@ -44,8 +53,9 @@ pub struct HttpTally<'a> {
 impl<'a> HttpTally<'a> {
     pub fn begin(metrics: &'a ApiMetrics, route: &'a RouteInstruments, method: &Method, started: Instant) -> Self {
         metrics.http_requests_in_progress.inc();
-        let method = (*method != route.method).then(|| MethodLabel::from(method.as_str()));
-        Self { metrics, route, method, started, status: client_closed_request() }
+        let usual = route.usual.as_ref().filter(|usual| usual.method == *method);
+        let (route, method) = (Route(route.template), MethodLabel::from(method.as_str()));
+        Self { metrics, route, method, usual, started, status: client_closed_request() }
     }
 
     pub fn finish(mut self, status: StatusCode) {
@@ -55,22 +65,16 @@ impl<'a> HttpTally<'a> {
 
 impl Drop for HttpTally<'_> {
     fn drop(&mut self) {
-        let (metrics, route) = (self.metrics, self.route);
+        let Self { metrics, route, method, .. } = *self;
         metrics.http_requests_in_progress.dec();
-        let seconds = self.started.elapsed().as_secs_f64();
-        match self.method {
-            None if self.status == StatusCode::OK => route.ok.inc(),
-            method => {
-                let method = method.unwrap_or_else(|| MethodLabel::from(route.method.as_str()));
-                let labels = (method, Route(route.template), Status(self.status.as_u16()));
-                metrics.http_requests_total.with(&labels).inc();
-            }
+        match self.usual {
+            Some(usual) if self.status == StatusCode::OK => usual.ok.inc(),
+            _ => metrics.http_requests_total.with(&(method, route, Status(self.status.as_u16()))).inc(),
         }
-        match self.method {
-            None => route.duration.observe(seconds),
-            Some(method) => {
-                metrics.http_request_duration_seconds.with(&(method, Route(route.template))).observe(seconds);
-            }
+        let seconds = self.started.elapsed().as_secs_f64();
+        match self.usual {
+            Some(usual) => usual.duration.observe(seconds),
+            None => metrics.http_request_duration_seconds.with(&(method, route)).observe(seconds),
         }
     }
 }

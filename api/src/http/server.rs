@@ -103,7 +103,7 @@ async fn serve_router(listener: TcpListener, router: Router, mut shutdown: Shutd
 async fn drain(connections: &Connections, grace: Duration) {
     connections.tell_all(Order::Close);
     if tokio::time::timeout(grace, connections.emptied()).await.is_err() {
-        tracing::warn!(connections = connections.len(), ?grace, "cutting requests that did not finish in time");
+        tracing::warn!(connections = connections.count(), ?grace, "cutting requests that did not finish in time");
         connections.tell_all(Order::Cut);
         let _given_up = tokio::time::timeout(CUT_TIME, connections.emptied()).await;
     }

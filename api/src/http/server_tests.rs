@@ -149,11 +149,11 @@ async fn a_client_that_goes_away_withdraws_its_request() {
         }
     }
     let (sender, receiver) = std::sync::mpsc::channel();
-    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let (begun, mut has_begun) = tokio::sync::mpsc::channel(1);
     let fleet = FakeFleet {
         respond: Box::new(move |_| {
             let dropped = Dropped(sender.clone());
-            begun.send(()).unwrap();
+            begun.try_send(()).unwrap();
             Box::pin(async move {
                 let _kept = dropped;
                 std::future::pending().await

@@ -15,6 +15,9 @@ const CHUNKS_PER_THREAD: usize = 4;
 /// Below this, reading the weights starts to show.
 const SMALL_CHUNK_TOKENS: usize = 96;
 
+/// Largest batch that all threads share: its activations are held at once.
+const TOGETHER_TOKENS: usize = 1024;
+
 /// A way to compute a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
@@ -30,7 +33,7 @@ pub fn plan(lengths: &[usize], threads: usize) -> Plan {
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let share = total.div_ceil(threads.max(1));
     // Sharing every operation costs about a quarter in waiting; a longer imbalance than that costs more.
-    if threads > 1 && total > 0 && longest * 4 > share * 5 && total <= CHUNK_TOKENS * threads {
+    if threads > 1 && total > 0 && longest * 4 > share * 5 && total <= TOGETHER_TOKENS {
         return Plan::Together;
     }
     let small = SMALL_CHUNK_TOKENS.min(share.max(1));
@@ -61,7 +64,7 @@ mod tests {
     #[test]
     fn a_lone_long_sequence_is_shared() {
         assert_eq!(plan(&[40], 2), Plan::Together);
-        assert_eq!(plan(&[200, 10], 2), Plan::Together);
+        assert_eq!(plan(&[512, 100], 2), Plan::Together);
         assert_eq!(plan(&[40], 1), Plan::Chunks(vec![vec![0]]));
     }
 

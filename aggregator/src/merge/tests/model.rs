@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use forebay_shared::ids::{BootId, Role};
 use forebay_shared::metrics::{Kind, Merge};
-use forebay_shared::stats::{FamilyInfo, Layout, LayoutHash, ProcessState, SeriesInfo, Snapshot, WIRE_VERSION, encode_cells};
+use forebay_shared::stats::{
+    FamilyInfo, Layout, LayoutHash, ProcessState, SeriesInfo, Snapshot, WIRE_VERSION, encode_cells,
+};
 use proptest::prelude::*;
 
 use crate::exposition::render;
@@ -63,7 +65,13 @@ struct Process {
 impl Process {
     fn report(&mut self) -> Snapshot {
         self.seq += 1;
-        report(&self.name, self.number, self.seq, self.started, &[self.count, 1.0, self.count, self.seconds, self.count])
+        report(
+            &self.name,
+            self.number,
+            self.seq,
+            self.started,
+            &[self.count, 1.0, self.count, self.seconds, self.count],
+        )
     }
 }
 
@@ -196,7 +204,10 @@ impl World {
         self.now += seconds * 1000;
         if seconds * 1000 > FOLD_AFTER_MS {
             // Whoever lives has reported meanwhile; only earlier boots are ripe to be folded.
-            (0..4).for_each(|slot| self.report(slot, 0, false));
+            for _ in 0..8 {
+                self.now += 9_000;
+                (0..4).for_each(|slot| self.report(slot, 0, false));
+            }
         }
         for fleet in &mut self.fleets {
             self.bucket.sync(fleet, self.now);

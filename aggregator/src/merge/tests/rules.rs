@@ -89,7 +89,10 @@ fn a_stem_that_versions_declare_differently_is_left_out_and_counted() {
     let mut fleet = fleet();
     fleet.accept(report("w", 1, 1, T, &cells(3.0)), T);
     let odd = Layout {
-        families: vec![family("engine_steps_total", Kind::Gauge, Merge::Max, &[]), family("worker_up", Kind::Gauge, Merge::Sum, &[])],
+        families: vec![
+            family("engine_steps_total", Kind::Gauge, Merge::Max, &[]),
+            family("worker_up", Kind::Gauge, Merge::Sum, &[]),
+        ],
         series: (0..2).map(|family| SeriesInfo { family, values: vec![] }).collect(),
     };
     let (hash, description) = odd.encode();
@@ -111,12 +114,19 @@ fn gauges_merge_as_declared_and_per_process_ones_are_capped() {
     for (number, value) in [(1, 1.0), (2, 2.0), (3, 6.0)] {
         let name = format!("w{number}");
         let cells = encode_cells(&[value; 4]);
-        let one = Snapshot { layout: hash, cells, description: Some(description.clone()), ..report(&name, number, 1, T, &[]) };
+        let one = Snapshot {
+            layout: hash,
+            cells,
+            description: Some(description.clone()),
+            ..report(&name, number, 1, T, &[])
+        };
         assert_eq!(fleet.accept(one, T).result, ReportResult::Applied);
     }
     let mut page = String::new();
     assert_eq!(render(&fleet.totals(T), 2, &mut page), 1, "the third is cut");
-    for line in ["forebay_a 6", "forebay_b 1", "forebay_c 3", "forebay_d{process=\"w1\"} 1", "forebay_d{process=\"w2\"} 2"] {
+    for line in
+        ["forebay_a 6", "forebay_b 1", "forebay_c 3", "forebay_d{process=\"w1\"} 1", "forebay_d{process=\"w2\"} 2"]
+    {
         assert!(page.contains(&format!("{line}\n")), "{line} in {page}");
     }
 }
@@ -127,7 +137,8 @@ fn goodbye_ends_the_listing_and_a_kill_ends_it_after_a_quarter_of_an_hour() {
     fleet.accept(report("killed", 1, 1, T, &cells(1.0)), T);
     let farewell = Snapshot { state: ProcessState::Goodbye, ..report("left", 2, 9, T, &cells(1.0)) };
     fleet.accept(farewell, T);
-    let names = |now| fleet.members(now).iter().map(|one| (one.head.process.to_string(), one.presence)).collect::<Vec<_>>();
+    let names =
+        |now| fleet.members(now).iter().map(|one| (one.head.process.to_string(), one.presence)).collect::<Vec<_>>();
     assert_eq!(names(T), [("killed".to_owned(), Presence::Live)]);
     assert_eq!(names(T + 3_000), [("killed".to_owned(), Presence::Silent)]);
     assert_eq!(names(T + LISTED_MS - 1).len(), 1);
@@ -156,6 +167,12 @@ fn a_folded_boot_is_refused_for_ever() {
         fleet.retained(due.boot, &due.record, revision as u64 + 1, now);
     }
     now += FOLD_AFTER_MS;
+    // After an outage of the broker everybody has been silent for long, and is about to report.
+    assert!(fleet.plan_fold(now).is_none(), "nobody is heard, so nobody's silence means anything");
+    for seq in 1..10 {
+        now += 8_000;
+        fleet.accept(report("other", 2, seq, T, &cells(0.0)), now);
+    }
     let (record, expected) = fleet.plan_fold(now).unwrap();
     assert_eq!(expected, 0);
     assert!(fleet.take_fold(record, 10));

@@ -116,15 +116,20 @@ impl Level {
         }
     }
 
-    /// Runs `kernel` with this instruction set, or with portable code if the machine does not have it.
+    /// Runs `kernel` with this instruction set.
+    ///
+    /// # Panics
+    /// If the machine does not have it: levels come from [`detect`](Self::detect) and [`available`](Self::available).
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 if x86::has_avx512() => x86::run_avx512(kernel),
+            Self::Avx512 => x86::run_avx512(kernel),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 if x86::has_avx2() => x86::run_avx2(kernel),
-            _ => kernel.run(portable::Portable),
+            Self::Avx2 => x86::run_avx2(kernel),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => panic!("this machine does not have {}", self.as_str()),
+            Self::Portable => kernel.run(portable::Portable),
         }
     }
 }
