@@ -33,16 +33,24 @@ pub fn record_key(name: &ModelName) -> String {
     format!("{}-{}", slug(name.as_str()), &hex(&Sha256::digest(name.as_str()))[..10])
 }
 
-/// `[a-z0-9_-]`, at most 40 characters: the readable part of a token.
+/// Longest readable part of a token.
+const SLUG_CHARS: usize = 40;
+
+/// Readable part of a token: lower case, everything outside `[a-z0-9_-]` becomes `-`, runs collapse, at most 40 characters.
 pub fn slug(name: &str) -> String {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let slug: String = last
-        .chars()
-        .map(|c| c.to_ascii_lowercase())
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
-        .take(40)
-        .collect();
-    if slug.is_empty() { "model".to_owned() } else { slug }
+    let mut out = String::with_capacity(SLUG_CHARS);
+    for c in name.chars().map(|c| c.to_ascii_lowercase()) {
+        let c = if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+        if c == '-' && (out.is_empty() || out.ends_with('-')) {
+            continue;
+        }
+        if out.len() == SLUG_CHARS {
+            break;
+        }
+        out.push(c);
+    }
+    out.truncate(out.trim_end_matches('-').len());
+    if out.is_empty() { "model".to_owned() } else { out }
 }
 
 /// Names exactly one behaviour: the slug of the name and ten digits of a hash over everything that changes an answer.
@@ -62,9 +70,16 @@ mod tests {
     #[test]
     fn a_token_is_one_safe_subject_token() {
         let token = token("org/My Model.v2*>", "digest", "f32", "mean", true);
-        assert!(token.as_str().starts_with("my-model-v2--"), "{token}");
+        assert!(token.as_str().starts_with("org-my-model-v2-"), "{token}");
         assert!(token.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
         assert!(super::token(&"x".repeat(300), "d", "f32", "mean", true).as_str().len() <= 51);
+    }
+
+    #[test]
+    fn a_slug_is_readable_whatever_the_name() {
+        assert_eq!(slug("BAAI/bge-small-en-v1.5"), "baai-bge-small-en-v1-5");
+        assert_eq!(slug("../../.."), "model");
+        assert!(!slug(&"x.".repeat(100)).ends_with('-'));
     }
 
     #[test]

@@ -45,9 +45,13 @@ impl Board {
         }
     }
 
-    /// Ends the display; the last states stay visible.
+    /// Takes the board away.
     pub fn end(self) {
         self.follower.abort();
+        if let Some(multi) = &self.terminal {
+            let _gone = multi.clear();
+        }
+        self.note("stopped");
     }
 }
 

@@ -103,10 +103,6 @@ impl Fleet {
         self.shared.settled.store(true, Ordering::Relaxed);
     }
 
-    pub fn is_settled(&self) -> bool {
-        self.shared.is_settled()
-    }
-
     pub fn store_dir(&self) -> PathBuf {
         self.shared.store.dir().to_owned()
     }

@@ -104,9 +104,9 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     let outcome = tokio::select! {
         outcome = serving.serve(start) => outcome,
         reason = fleet.failed() => Err(anyhow!(reason)),
-        () = signals.next() => match fleet.is_settled() {
-            true => Ok(()),
-            false => Err(anyhow!("stopped by a signal before the system was ready")),
+        () = signals.next() => match args.once {
+            true => Err(anyhow!("stopped by a signal before there was an answer")),
+            false => Ok(()),
         },
     };
 

@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) fn record(info: &ModelInfo) -> ModelRecord {
     ModelRecord {
         name: info.name.as_str().into(),
-        token: info.token.as_str().into(),
+        token: info.token.clone(),
         architecture: info.architecture.clone(),
         dtype: info.dtype.clone(),
         dimensions: info.dimensions as u32,

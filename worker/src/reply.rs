@@ -16,6 +16,7 @@ use forebay_shared::subjects;
 use tokio::sync::mpsc;
 
 use crate::delivery::{Deliveries, Delivery};
+use crate::layers::pooling::l2_normalize;
 use crate::models::{Embeddings, TokenBatch};
 use crate::output_check::{Anomaly, OutputCheck};
 use crate::prepare::Work;
@@ -147,7 +148,7 @@ impl Replier {
         let kept = params.dimensions.map_or(row.len(), |dimensions| row.len().min(dimensions as usize));
         let row = &mut row[..kept];
         if params.normalize.unwrap_or(self.normalize) {
-            normalize(row);
+            l2_normalize(row);
         }
         row.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
@@ -184,15 +185,6 @@ fn push(outgoing: &mut Vec<Outgoing>, delivery: &Arc<Delivery>, reply: Reply) {
     match out.groups.iter_mut().rev().find(|(of, _)| Arc::ptr_eq(of, delivery)) {
         Some((_, replies)) => replies.push(reply),
         None => out.groups.push((Arc::clone(delivery), vec![reply])),
-    }
-}
-
-/// Scales to unit length; a row of zeros stays as it is.
-fn normalize(row: &mut [f32]) {
-    let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        let scale = norm.recip();
-        row.iter_mut().for_each(|value| *value *= scale);
     }
 }
 

@@ -128,7 +128,7 @@ async fn load(args: &WorkerArgs, metrics: &WorkerMetrics) -> anyhow::Result<Load
     if let Some(served) = &args.served_name {
         info.name = served.clone();
         let pooling = info.pooling.as_str();
-        info.token = models::model_token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
+        info.token = forebay_shared::model::token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
     }
     describe(info, metrics, begun.elapsed());
     Ok(loaded)
@@ -228,7 +228,7 @@ impl Engine {
         let intake = Arc::new(Intake {
             link: pull.clone(),
             boot,
-            token: info.token.as_str().into(),
+            token: info.token.clone(),
             prefetch: Prefetch { max_rows: limits.max_rows, max_tokens: limits.max_tokens },
             deliveries: Arc::clone(&deliveries),
             waiting,

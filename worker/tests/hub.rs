@@ -35,7 +35,7 @@ fn without_a_network_the_cache_serves_or_the_error_comes_soon() {
 
     let cached = load("owner/tiny").unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((cached.info.name.as_str(), cached.info.dimensions), ("owner/tiny", 64));
-    assert!(cached.info.token.starts_with("owner-tiny-"));
+    assert!(cached.info.token.as_str().starts_with("owner-tiny-"));
 
     let start = Instant::now();
     let error = load("owner/other").err().unwrap().to_string();

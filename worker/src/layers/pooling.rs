@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::storage::{expect_shape, floats, floats_mut};
-use crate::kernels::cpu::norm::l2_normalize;
+pub use crate::kernels::cpu::norm::l2_normalize;
 use crate::kernels::cpu::pooling::{maximum, scaled_sum};
 
 /// How the token vectors of a sequence become one.
@@ -43,7 +43,7 @@ impl Pooling {
     }
 }
 
-/// Pools, and scales to length 1 if asked to.
+/// Pools. Not scaled to length 1: whether to is the request's choice, see [`l2_normalize`].
 ///
 /// * `hidden`: `[tokens, dim]`, `f32`
 /// * `offsets`: first token of each sequence, and the end of the last; no sequence is empty
@@ -51,15 +51,14 @@ impl Pooling {
 ///
 /// # Errors
 /// If shapes do not belong together.
-pub fn pool(hidden: &Tensor, offsets: &[u32], pooling: Pooling, normalize: bool, out: &Tensor) -> Result<()> {
+pub fn pool(hidden: &Tensor, offsets: &[u32], pooling: Pooling, out: &Tensor) -> Result<()> {
     expect_shape(out, &[offsets.len() - 1, hidden.dim(1)?], "the output of pooling")?;
-    out.inplace_op2(hidden, &Op { offsets, pooling, normalize, dim: hidden.dim(1)? })
+    out.inplace_op2(hidden, &Op { offsets, pooling, dim: hidden.dim(1)? })
 }
 
 struct Op<'a> {
     offsets: &'a [u32],
     pooling: Pooling,
-    normalize: bool,
     dim: usize,
 }
 
@@ -79,9 +78,6 @@ impl InplaceOp2 for Op<'_> {
                 Pooling::Max => maximum(tokens, row),
                 Pooling::Cls => row.copy_from_slice(&tokens[..self.dim]),
                 Pooling::LastToken => row.copy_from_slice(&tokens[tokens.len() - self.dim..]),
-            }
-            if self.normalize {
-                l2_normalize(row);
             }
         }
         Ok(())
@@ -107,7 +103,7 @@ mod tests {
         ];
         for (pooling, expected) in cases {
             let out = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
-            pool(&hidden, &[0, 2, 5], pooling, false, &out).unwrap();
+            pool(&hidden, &[0, 2, 5], pooling, &out).unwrap();
             let rows = out.to_vec2::<f32>().unwrap();
             assert!(rows[0].iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{pooling:?} {rows:?}");
             assert_eq!(Pooling::parse(pooling.as_str()), Some(pooling));

@@ -70,7 +70,7 @@ pub fn build(folder: &ModelFolder, weights: Weights, device: &Device) -> std::re
     let config = Config::read(folder)?;
     let (dimensions, max_positions, vocab_size) =
         (config.hidden_size, config.max_position_embeddings, config.vocab_size);
-    let head = Head { vocab_size, max_positions, pooling: folder.pooling, normalize: folder.normalize };
+    let head = Head { vocab_size, max_positions, pooling: folder.pooling };
     // With a head on top, as in a classifier, the encoder is called `bert`.
     let weights = weights.detect_prefix("bert.", "embeddings.word_embeddings.weight");
     let model = Bert::load(&config, &weights, device)?;

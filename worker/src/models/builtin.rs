@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustc_hash::FxHasher;
 
 use super::batch::{Embeddings, TokenBatch};
-use super::{Encoder, EngineError, LoadedModel, ModelInfo, Pooling, model_token};
+use super::{Encoder, EngineError, LoadedModel, ModelInfo, Pooling};
+use forebay_shared::model;
 use crate::tokenize::{Tokenize, TokenizeError};
 
 /// Length of the vectors that the built-in encoders answer with.
@@ -46,7 +47,7 @@ fn loaded(name: &str, encoder: Box<dyn Encoder>) -> LoadedModel {
     let (dtype, pooling) = ("f32", Pooling::Mean);
     let info = ModelInfo {
         name: name.to_owned(),
-        token: model_token(name, "builtin", dtype, pooling.as_str(), false),
+        token: model::token(name, "builtin", dtype, pooling.as_str(), false),
         architecture: name.to_owned(),
         dtype: dtype.to_owned(),
         dimensions: DIMENSIONS,

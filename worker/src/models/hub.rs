@@ -6,31 +6,35 @@
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClient, HFClientSync, HFError, split_id};
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
 
 use super::error::one_line;
 use super::{LoadProgress, ModelError};
 
 /// Longest wait for name resolution and a TCP connection to the hub.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// Files that serving needs, as globs. A repository often holds the same weights in three more formats.
-const WANTED: [&str; 9] = [
+/// Files that serving needs. A repository often holds the same weights in three more formats.
+const WANTED: [&str; 6] = [
     "config.json",
-    "model.safetensors",
-    "model-*.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "sentence_bert_config.json",
     "modules.json",
-    "*_Pooling/config.json",
 ];
+
+/// Whether a file of the repository is needed, and so must be fetched.
+fn is_wanted(file: &str) -> bool {
+    let is_weights = file.starts_with("model") && file.ends_with(".safetensors") && !file.contains('/');
+    is_weights || WANTED.contains(&file) || file.ends_with("_Pooling/config.json")
+}
 
 /// Folder of a hub model in the local cache, after downloading what is missing.
 ///
@@ -38,95 +42,81 @@ const WANTED: [&str; 9] = [
 /// [`ModelError::HubId`], [`ModelError::HubUnreachable`] if it is neither in the cache nor reachable, and [`ModelError::Hub`]
 /// for what the hub answers (no such repository, access denied, …).
 pub fn fetch(id: &str, revision: Option<&str>, progress: &dyn Fn(LoadProgress)) -> Result<PathBuf, ModelError> {
-    let hub_error = |error: HFError| ModelError::Hub { id: id.to_owned(), reason: one_line(&error.to_string()) };
-    let valid = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    let (owner, name) = split_id(id);
-    if name.is_empty() || !valid(owner) || !valid(name) {
+    let valid = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if !id.split('/').all(valid) || id.matches('/').count() > 1 {
         return Err(ModelError::HubId { id: id.to_owned() });
     }
-    let client = HFClient::builder().retry_max_attempts(2).build().map_err(hub_error)?;
-    let (endpoint, cache) = (client.endpoint().to_owned(), client.cache_dir().to_owned());
-    let client = HFClientSync::from_inner(client).map_err(hub_error)?;
+    let cache = env("HF_HUB_CACHE").map_or_else(Cache::from_env, |folder| Cache::new(folder.into()));
+    let endpoint = env("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+    let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.unwrap_or("main").to_owned());
     let unreachable = match reachable(&endpoint) {
-        Ok(()) => match snapshot(&client, id, revision, false, progress) {
-            Ok(path) => return Ok(path),
-            Err(HFError::Request { source, .. }) => one_line(&source.to_string()),
-            Err(error) => return Err(hub_error(error)),
+        Ok(()) => match download(&cache, &endpoint, repo.clone(), progress) {
+            Ok(folder) => return Ok(folder),
+            Err(ApiError::IoError(error)) => one_line(&error.to_string()),
+            Err(error) => return Err(ModelError::Hub { id: id.to_owned(), reason: one_line(&error.to_string()) }),
         },
         Err(reason) => reason,
     };
-    match snapshot(&client, id, revision, true, progress) {
-        Ok(path) if path.join("config.json").exists() => Ok(path),
-        _ => Err(ModelError::HubUnreachable { id: id.to_owned(), cache, reason: unreachable }),
+    match cache.repo(repo).get("config.json").and_then(|file| Some(file.parent()?.to_owned())) {
+        Some(folder) => Ok(folder),
+        None => {
+            let cache = cache.path().clone();
+            Err(ModelError::HubUnreachable { id: id.to_owned(), cache, reason: unreachable })
+        }
     }
 }
 
-/// One snapshot download. Progress events come from the client's threads and are told on this one.
-fn snapshot(
-    client: &HFClientSync,
-    id: &str,
-    revision: Option<&str>,
-    local_only: bool,
+/// A variable that is set to something.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Asks the hub what the revision holds and fetches what is not in the cache.
+fn download(
+    cache: &Cache,
+    endpoint: &str,
+    repo: Repo,
     progress: &dyn Fn(LoadProgress),
-) -> Result<PathBuf, HFError> {
-    let (owner, name) = split_id(id);
-    let (sender, events) = mpsc::channel();
-    std::thread::scope(|scope| {
-        let download = scope.spawn(move || {
-            client
-                .model(owner, name)
-                .snapshot_download()
-                .maybe_revision(revision)
-                .allow_patterns(WANTED.map(str::to_owned).to_vec())
-                .local_files_only(local_only)
-                .progress(Forward(Mutex::new(Tally {
-                    sender,
-                    files: Default::default(),
-                    total_bytes: 0,
-                    batch_bytes: 0,
-                })))
-                .send()
-        });
-        // Some task of the client may keep its end of the channel: the download's own end is what counts.
-        while !download.is_finished() {
-            if let Ok(event) = events.recv_timeout(Duration::from_millis(50)) {
-                progress(event);
-            }
+) -> Result<PathBuf, ApiError> {
+    let token = env("HF_TOKEN").or_else(|| cache.token());
+    let api = ApiBuilder::from_cache(cache.clone())
+        .with_endpoint(endpoint.trim_end_matches('/').to_owned())
+        .with_token(token)
+        .with_retries(2)
+        .with_progress(false)
+        .build()?;
+    let api: ApiRepo = api.repo(repo.clone());
+    let info = api.info()?;
+    let cached = cache.repo(repo);
+    let mut tally = Tally { progress, done_bytes: 0, total_bytes: 0 };
+    for file in info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).filter(|file| is_wanted(file)) {
+        if cached.pointer_path(&info.sha).join(file).exists() {
+            continue;
         }
-        download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// Adds up what the client reports per file, and passes totals on.
-struct Forward(Mutex<Tally>);
-
-struct Tally {
-    sender: mpsc::Sender<LoadProgress>,
-    /// Bytes by file of plain downloads.
-    files: rustc_hash::FxHashMap<String, u64>,
-    total_bytes: u64,
-    /// Bytes of files that arrive as one deduplicated batch.
-    batch_bytes: u64,
-}
-
-impl ProgressHandler for Forward {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let (ProgressEvent::Download(event), Ok(mut tally)) = (event, self.0.lock()) else { return };
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => tally.total_bytes = *total_bytes,
-            DownloadEvent::Progress { files } => {
-                for file in files {
-                    tally.files.insert(file.filename.clone(), file.bytes_completed);
-                }
-            }
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => tally.batch_bytes = *bytes_completed,
-            _ => return,
-        }
-        let total_bytes = tally.total_bytes;
-        let done_bytes = (tally.files.values().sum::<u64>().max(tally.batch_bytes)).min(total_bytes);
-        // The receiver is gone only if loading was given up.
-        let _ = tally.sender.send(LoadProgress::Downloading { done_bytes, total_bytes });
+        api.download_with_progress(file, &mut tally)?;
     }
+    cached.create_ref(&info.sha)?;
+    Ok(cached.pointer_path(&info.sha))
+}
+
+/// Adds up the files of one download.
+struct Tally<'a> {
+    progress: &'a dyn Fn(LoadProgress),
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Progress for &mut Tally<'_> {
+    fn init(&mut self, size: usize, _filename: &str) {
+        self.total_bytes += size as u64;
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done_bytes += size as u64;
+        (self.progress)(LoadProgress::Downloading { done_bytes: self.done_bytes, total_bytes: self.total_bytes });
+    }
+
+    fn finish(&mut self) {}
 }
 
 /// Whether it makes sense to ask the hub, decided quickly. Behind a proxy the proxy decides.

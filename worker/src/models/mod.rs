@@ -13,16 +13,17 @@ pub mod folder;
 pub mod hub;
 pub mod ragged;
 pub mod source;
-pub mod token;
 pub mod weights;
 
 use std::sync::Arc;
+
+use forebay_shared::ids::ModelToken;
+use forebay_shared::model;
 
 pub use batch::{Embeddings, TokenBatch};
 pub use builtin::SimulatedConfig;
 pub use error::{EngineError, ModelError};
 pub use source::ModelSource;
-pub use token::{model_token, slug};
 
 use crate::device::{Counters, Device};
 pub use crate::layers::pooling::Pooling;
@@ -35,7 +36,7 @@ pub struct ModelInfo {
     /// Served name: the folder's last component, or the hub id.
     pub name: String,
     /// Name in subjects and streams; differs as soon as anything differs that changes the answers.
-    pub token: String,
+    pub token: ModelToken,
     /// `model_type` of `config.json`, for example `bert`.
     pub architecture: String,
     /// Type of the weights and activations while computing, for example `f32`.
@@ -45,7 +46,7 @@ pub struct ModelInfo {
     /// Longest input in tokens, special tokens included.
     pub max_tokens: usize,
     pub pooling: Pooling,
-    /// Whether answers have length 1.
+    /// Whether answers are scaled to length 1 unless a request says otherwise.
     pub normalize: bool,
     /// Prefix lengths that the model was trained to be cut to; empty if it was not.
     pub matryoshka_dimensions: Vec<usize>,
@@ -71,7 +72,7 @@ pub struct LoadedModel {
 pub trait Encoder: Send {
     /// Computes all rows of `batch`.
     ///
-    /// Returns `[rows, dimensions]` in `f32`, in the order of the batch. The answer for a row does not depend on its company.
+    /// Returns `[rows, dimensions]` in `f32`, in the order of the batch, pooled and not scaled. The answer for a row does not depend on its company.
     ///
     /// # Errors
     /// [`EngineError::Batch`] for rows that are empty, too long, or hold ids outside the vocabulary; an empty batch is fine.
@@ -141,7 +142,7 @@ fn load_folder(
     let (dtype, pooling, normalize) = ("f32", folder.pooling, folder.normalize);
     let info = ModelInfo {
         name: name.to_owned(),
-        token: model_token(name, &weights_digest, dtype, pooling.as_str(), normalize),
+        token: model::token(name, &weights_digest, dtype, pooling.as_str(), normalize),
         architecture: folder.model_type.clone(),
         dtype: dtype.to_owned(),
         dimensions: built.dimensions,

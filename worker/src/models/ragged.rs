@@ -39,7 +39,6 @@ pub struct Head {
     pub vocab_size: usize,
     pub max_positions: usize,
     pub pooling: Pooling,
-    pub normalize: bool,
 }
 
 /// Encodes batches with one architecture on one device.
@@ -85,7 +84,7 @@ impl<F: Forward> RaggedEncoder<F> {
         let hidden = self.model.forward(exec, &packed, workspace)?;
         let pooled = pooled.rows(rows.len())?;
         exec.time(Op::Pooling, || {
-            pool(&hidden, &packed.offsets, self.head.pooling, self.head.normalize, &pooled)?;
+            pool(&hidden, &packed.offsets, self.head.pooling, &pooled)?;
             let vectors = pooled.flatten_all()?.to_vec1::<f32>()?;
             let mut out = out.lock();
             for (row, vector) in rows.iter().zip(vectors.chunks_exact(self.model.dimensions())) {

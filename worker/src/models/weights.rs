@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::ModelError;
 use super::error::one_line;
-use super::token::hex;
+use forebay_shared::ids::hex;
 
 /// Mapped weight files of one model.
 pub struct Weights {

@@ -256,6 +256,8 @@ proptest! {
             }
             let first = value(&mut world.fleets[0], "engine_steps_total", world.now)[0];
             prop_assert_eq!(first, world.counted, "after {}", note);
+            let seconds = value(&mut world.fleets[0], "odd_seconds", world.now)[1];
+            prop_assert!((seconds - world.counted * 0.1).abs() < 1e-6, "{} s after {}", seconds, note);
         }
     }
 
