@@ -231,7 +231,7 @@ mod tests {
             let args = &plan.processes.last().unwrap().args;
             args[args.iter().position(|arg| arg == "--threads").unwrap() + 1].to_string_lossy().into_owned()
         };
-        assert_eq!(threads(&plan("--model identity --workers 1000").unwrap()), "1");
+        assert_eq!(threads(&plan("--model identity --workers 200").unwrap()), "1");
         assert_eq!(threads(&plan("--model identity --threads-per-worker 3").unwrap()), "3");
     }
 
