@@ -1,5 +1,7 @@
 //! The one page tells the truth: fleet counters never go down, whoever dies, and requests are counted exactly.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,10 @@ const LONG: Duration = Duration::from_secs(20);
 /// Every sample of a page: series → value.
 fn samples(page: &str) -> BTreeMap<String, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    lines.filter_map(|line| line.rsplit_once(' ')).map(|(series, value)| (series.to_owned(), value.parse().unwrap())).collect()
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(series, value)| (series.to_owned(), value.parse().unwrap()))
+        .collect()
 }
 
 async fn fleet_page(cluster: &Cluster, aggregator: usize) -> Option<BTreeMap<String, f64>> {
@@ -23,8 +28,18 @@ async fn fleet_page(cluster: &Cluster, aggregator: usize) -> Option<BTreeMap<Str
 fn is_monotonic(series: &str) -> bool {
     let name = series.split('{').next().unwrap_or(series);
     // The aggregator's own counters (reports, process_*) begin anew with its process; these are the fleet's.
-    let merged = ["forebay_requests", "forebay_http_request", "forebay_jobs", "forebay_rows", "forebay_predictions",
-        "forebay_tokens", "forebay_batch", "forebay_queue_wait", "forebay_inference_seconds", "forebay_engine_steps"];
+    let merged = [
+        "forebay_requests",
+        "forebay_http_request",
+        "forebay_jobs",
+        "forebay_rows",
+        "forebay_predictions",
+        "forebay_tokens",
+        "forebay_batch",
+        "forebay_queue_wait",
+        "forebay_inference_seconds",
+        "forebay_engine_steps",
+    ];
     let counter = ["_total", "_bucket", "_sum", "_count"].iter().any(|suffix| name.ends_with(suffix));
     counter && merged.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -43,7 +58,8 @@ fn ok_requests(page: &BTreeMap<String, f64>) -> f64 {
 
 #[tokio::test]
 async fn fleet_counters_never_go_down_while_processes_die_and_requests_are_counted_exactly() {
-    let mut cluster = Cluster::start(ClusterOptions { workers: 2, aggregators: 2, apis: 2, ..ClusterOptions::default() }).await;
+    let mut cluster =
+        Cluster::start(ClusterOptions { workers: 2, aggregators: 2, apis: 2, ..ClusterOptions::default() }).await;
     let load = Load::new(&cluster).rate(100.0).start();
     load.progress(100, LONG).await;
     let mut last = BTreeMap::new();
@@ -61,7 +77,7 @@ async fn fleet_counters_never_go_down_while_processes_die_and_requests_are_count
                 if aggregator == 1 {
                     nothing_went_down(&last, &page);
                     last = page;
-                } else if step < 12 || step > 20 {
+                } else if !(12..=20).contains(&step) {
                     assert!(ok_requests(&page) > 0.0);
                 }
             }
@@ -92,11 +108,16 @@ async fn fleet_counters_never_go_down_while_processes_die_and_requests_are_count
 async fn a_killed_worker_shows_as_down_and_a_drained_one_disappears() {
     let cluster = Cluster::start(ClusterOptions { workers: 2, ..ClusterOptions::default() }).await;
     let up = |page: &BTreeMap<String, f64>, worker: &str| {
-        page.iter().find(|(series, _)| series.starts_with("forebay_worker_up{") && series.contains(worker)).map(|(_, value)| *value)
+        page.iter()
+            .find(|(series, _)| series.starts_with("forebay_worker_up{") && series.contains(worker))
+            .map(|(_, value)| *value)
     };
-    let (page, sd) = (|| fleet_page(&cluster, 0), || async {
-        client::get(cluster.aggregator(0).addr(), "/sd").await.map(|answer| answer.text()).unwrap_or_default()
-    });
+    let (page, sd) = (
+        || fleet_page(&cluster, 0),
+        || async {
+            client::get(cluster.aggregator(0).addr(), "/sd").await.map(|answer| answer.text()).unwrap_or_default()
+        },
+    );
     eventually("both workers are up", LONG, || async {
         page().await.is_some_and(|page| up(&page, "worker-1") == Some(1.0) && up(&page, "worker-2") == Some(1.0))
     })
@@ -119,8 +140,10 @@ async fn the_queue_is_shown_in_jobs_while_no_worker_takes_them() {
     let load = Load::new(&cluster).concurrency(12).timeout(Duration::from_secs(4)).start();
     eventually("the waiting jobs are shown", LONG, || async {
         fleet_page(&cluster, 0).await.is_some_and(|page| {
-            let jobs: f64 = page.iter().filter(|(series, _)| series.starts_with("forebay_queue_pending{")).map(|(_, v)| v).sum();
-            let flying: f64 = page.iter().filter(|(series, _)| series.starts_with("forebay_queue_in_flight{")).map(|(_, v)| v).sum();
+            let jobs: f64 =
+                page.iter().filter(|(series, _)| series.starts_with("forebay_queue_pending{")).map(|(_, v)| v).sum();
+            let flying: f64 =
+                page.iter().filter(|(series, _)| series.starts_with("forebay_queue_in_flight{")).map(|(_, v)| v).sum();
             (12.0..=26.0).contains(&(jobs + flying))
         })
     })

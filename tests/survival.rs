@@ -1,5 +1,7 @@
 //! Processes die under load; requests do not. Real processes, real signals, a real broker.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -7,6 +7,8 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use forebay_aggregator::merge::{FOLD_AFTER_MS, Record};
+use forebay_aggregator::retained::STATS_BUCKET;
 use forebay_shared::ids::{Lane, ModelToken};
 use forebay_shared::{streams, subjects};
 use futures::StreamExt;
@@ -167,6 +169,40 @@ async fn the_queue_is_counted_in_jobs() {
     assert_eq!(page.value(&lane("pending")), Some(0.0));
     let fleet = get(aggregator.address, "/v1/fleet").await.unwrap().body;
     assert!(fleet.contains("\"in_flight\":68") && fleet.contains("\"workers_ready\":1"), "{fleet}");
+}
+
+#[tokio::test]
+#[ignore = "takes two minutes: an aggregator listens for one before it folds, and looks once a minute"]
+async fn an_hour_of_silence_folds_a_boot_into_the_total_and_removes_its_key() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let worker = Worker::start(&nats, "worker-1").await;
+    worker.finish_jobs(7);
+    aggregator.page_where("the jobs", jobs(7.0)).await;
+    let key = format!("worker-1.{}", worker.boot);
+    worker.kill();
+    aggregator.stop().await;
+
+    let js = async_nats::jetstream::new(nats.client().await);
+    let bucket = js.get_key_value(STATS_BUCKET).await.unwrap();
+    let mut record = Record::decode(&bucket.get(&key).await.unwrap().unwrap()).unwrap();
+    record.heard_ms -= 2 * FOLD_AFTER_MS;
+    bucket.put(&key, record.encode().into()).await.unwrap();
+
+    let _somebody_is_heard = Worker::start(&nats, "worker-2").await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-2").await;
+    for second in 0.. {
+        assert!(second < 150, "the key is still there");
+        assert_eq!(aggregator.page().await.unwrap().value(JOBS), Some(7.0));
+        if bucket.entry(&key).await.unwrap().is_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(bucket.get("=total").await.unwrap().is_some());
+    aggregator.kill().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-3").await;
+    assert_eq!(aggregator.page().await.unwrap().value(JOBS), Some(7.0));
 }
 
 /// Where promtool is installed.

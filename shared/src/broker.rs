@@ -65,7 +65,9 @@ impl Link {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot reach the broker at {url}: {cause}; start nats-server with JetStream there, or set --broker / FOREBAY_BROKER")]
+#[error(
+    "cannot reach the broker at {url}: {cause}; start nats-server with JetStream there, or set --broker / FOREBAY_BROKER"
+)]
 pub struct ConnectError {
     url: String,
     cause: String,

@@ -84,8 +84,10 @@ fn version_metadata() -> HashMap<String, String> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnsureError {
-    #[error("{kind} {name} exists with {field} = {found}, this version needs {wanted}; \
-             stop the fleet and delete it (it must be empty), or start the version that created it")]
+    #[error(
+        "{kind} {name} exists with {field} = {found}, this version needs {wanted}; \
+             stop the fleet and delete it (it must be empty), or start the version that created it"
+    )]
     Mismatch { kind: &'static str, name: String, field: &'static str, found: String, wanted: String },
     #[error("cannot create {kind} {name}: {cause}; check the broker's JetStream limits and disk")]
     Create { kind: &'static str, name: String, cause: String },
@@ -110,10 +112,11 @@ pub async fn ensure_jobs(js: &jetstream::Context, token: &ModelToken) -> Result<
         let wanted = lane_consumer_config(token, lane);
         let name = format!("{}/{}", jobs_stream(token), lane.as_str());
         // Creating a consumer that exists with another configuration is an error in this call, not an update.
-        let consumer = stream
-            .create_consumer_strict(wanted.clone())
-            .await
-            .map_err(|error| EnsureError::Create { kind: "consumer", name: name.clone(), cause: error.to_string() });
+        let consumer = stream.create_consumer_strict(wanted.clone()).await.map_err(|error| EnsureError::Create {
+            kind: "consumer",
+            name: name.clone(),
+            cause: error.to_string(),
+        });
         let found = match consumer {
             Ok(consumer) => consumer.cached_info().config.clone(),
             Err(error) => match stream.consumer_info(lane.as_str()).await {

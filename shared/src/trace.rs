@@ -43,8 +43,7 @@ impl TraceContext {
         if version == "ff" || parse_hex::<1>(version).is_none() || (version == "00" && parts.next().is_some()) {
             return None;
         }
-        let context =
-            Self { trace_id: parse_hex(trace)?, span_id: parse_hex(span)?, flags: parse_hex::<1>(flags)?[0] };
+        let context = Self { trace_id: parse_hex(trace)?, span_id: parse_hex(span)?, flags: parse_hex::<1>(flags)?[0] };
         (context.trace_id != [0; 16] && context.span_id != [0; 8]).then_some(context)
     }
 }
@@ -76,7 +75,9 @@ mod tests {
 
     #[test]
     fn malformed_headers_are_ignored() {
-        for bad in ["", "00-1-2-3", &SAMPLE.replace("4bf", "xyz"), &format!("{SAMPLE}-00"), &SAMPLE.replacen("00", "ff", 1)] {
+        for bad in
+            ["", "00-1-2-3", &SAMPLE.replace("4bf", "xyz"), &format!("{SAMPLE}-00"), &SAMPLE.replacen("00", "ff", 1)]
+        {
             assert_eq!(TraceContext::parse(bad), None, "{bad}");
         }
         assert_eq!(TraceContext::parse("00-00000000000000000000000000000000-00f067aa0ba902b7-01"), None);

@@ -19,9 +19,9 @@ pub(crate) type Ready = Arc<AtomicBool>;
 /// # Errors
 /// One line that says which flag to change.
 pub(crate) async fn bind(addr: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("cannot listen on {addr}; stop what listens there or choose another --metrics-addr"))?;
+    let listener = TcpListener::bind(addr).await.with_context(|| {
+        format!("cannot listen on {addr}; stop what listens there or choose another --metrics-addr")
+    })?;
     let addr = listener.local_addr()?;
     Ok((listener, addr))
 }
@@ -30,7 +30,11 @@ pub(crate) async fn bind(addr: SocketAddr) -> anyhow::Result<(TcpListener, Socke
 pub(crate) async fn serve(listener: TcpListener, metrics: WorkerMetrics, ready: Ready) {
     let page = move || async move { ([(header::CONTENT_TYPE, TEXT_FORMAT)], metrics.render()) };
     let health = move || async move {
-        if ready.load(Ordering::Relaxed) { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+        if ready.load(Ordering::Relaxed) {
+            (StatusCode::OK, "ready\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        }
     };
     let router = Router::new()
         .route("/metrics", get(page))

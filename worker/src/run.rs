@@ -65,7 +65,8 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     streams::ensure_jobs(&control.jetstream(), &record.token).await?;
     announce::register(&models_table, &record).await?;
 
-    let live = Live { boot, process: name.clone(), model: record.name.clone(), token: record.token.clone(), ready: true };
+    let live =
+        Live { boot, process: name.clone(), model: record.name.clone(), token: record.token.clone(), ready: true };
     let announcer = Announcer::new(control.client.clone(), live);
     let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics)?;
     let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
@@ -128,7 +129,8 @@ async fn load(args: &WorkerArgs, metrics: &WorkerMetrics) -> anyhow::Result<Load
     if let Some(served) = &args.served_name {
         info.name = served.clone();
         let pooling = info.pooling.as_str();
-        info.token = forebay_shared::model::token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
+        info.token =
+            forebay_shared::model::token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
     }
     describe(info, metrics, begun.elapsed());
     Ok(loaded)

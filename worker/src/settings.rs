@@ -100,9 +100,10 @@ impl WorkerArgs {
             max_delay: self.batch_max_delay,
             ..BatchLimits::default()
         };
-        limits
-            .validate(longest_input_tokens)
-            .map_err(|error| SettingsError { flag: "--batch-max-rows / --batch-max-tokens", problem: error.to_string() })?;
+        limits.validate(longest_input_tokens).map_err(|error| SettingsError {
+            flag: "--batch-max-rows / --batch-max-tokens",
+            problem: error.to_string(),
+        })?;
         Ok(limits)
     }
 

@@ -1,9 +1,7 @@
 //! The handles of this worker's metrics, looked up once: the hot path touches no map.
 
 use forebay_shared::ids::{Lane, ModelName};
-use forebay_shared::metrics::{
-    Anomaly, CloseReason, Counter, EngineFault, Gauge, Histogram, Outcome, WorkerMetrics,
-};
+use forebay_shared::metrics::{Anomaly, CloseReason, Counter, EngineFault, Gauge, Histogram, Outcome, WorkerMetrics};
 
 /// Everything that is counted for one model.
 pub(crate) struct ModelCounters {

@@ -56,7 +56,9 @@ fn minilm_says_what_it_is() {
     assert_eq!((info.dimensions, info.max_tokens, info.vocab_size), (384, 256, 30522));
     assert_eq!((info.pooling, info.normalize), (Pooling::Mean, true));
     assert!(
-        info.token.as_str().starts_with("all-minilm-l6-v2-") && info.size_bytes > 90_000_000 && info.weights_digest.len() == 64
+        info.token.as_str().starts_with("all-minilm-l6-v2-")
+            && info.size_bytes > 90_000_000
+            && info.weights_digest.len() == 64
     );
 }
 

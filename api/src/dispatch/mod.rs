@@ -1,9 +1,9 @@
 //! From a validated request to jobs on the queue (steps ② and ③ of the data path), and back to one answer.
 //!
 //! A request is taken apart into rows; each row is a job. Jobs of one model and lane that are ready at the same moment
-//! travel together ([`publisher`]); their answers are matched by id ([`pending`]) and put together in order
-//! ([`gather`]). Admission is bounded here: what is waiting in this process never exceeds `max_in_flight_jobs`, and
-//! nothing is accepted while the broker is away or no worker is there.
+//! travel together (`publisher`); their answers are matched by id (`pending`) and put together in order (`gather`).
+//! Admission is bounded here: what is waiting in this process never exceeds `max_in_flight_jobs`, and nothing is accepted
+//! while the broker is away or no worker is there.
 //!
 //! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that a
 //! redelivery of their message is answered "done" and not run again.

@@ -22,7 +22,11 @@ impl DeliveryInfo {
             9.. => &parts[4..],
             _ => return None,
         };
-        Some(Self { delivered: fields[0].parse().ok()?, consumer_seq: fields[2].parse().ok()?, pending: fields[4].parse().ok()? })
+        Some(Self {
+            delivered: fields[0].parse().ok()?,
+            consumer_seq: fields[2].parse().ok()?,
+            pending: fields[4].parse().ok()?,
+        })
     }
 }
 

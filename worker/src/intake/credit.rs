@@ -35,7 +35,8 @@ impl Prefetch {
     /// Number of messages to ask for in `lane`; 0 = not now.
     pub(crate) fn messages(&self, lane: Lane, holdings: &Holdings) -> u32 {
         let own = holdings.waiting_rows[lane.index()];
-        let room = holdings.waiting_rows.iter().sum::<usize>() < self.max_rows && holdings.waiting_tokens < self.max_tokens;
+        let room =
+            holdings.waiting_rows.iter().sum::<usize>() < self.max_rows && holdings.waiting_tokens < self.max_tokens;
         let higher_backlog = holdings.backlog[..lane.index()].iter().any(|messages| *messages > 0);
         let minimum = (self.max_rows * WEIGHTS[lane.index()]).div_ceil(WEIGHTS.iter().sum());
         match lane {

@@ -11,8 +11,8 @@ use rustc_hash::FxHasher;
 
 use super::batch::{Embeddings, TokenBatch};
 use super::{Encoder, EngineError, LoadedModel, ModelInfo, Pooling};
-use forebay_shared::model;
 use crate::tokenize::{Tokenize, TokenizeError};
+use forebay_shared::model;
 
 /// Length of the vectors that the built-in encoders answer with.
 pub const DIMENSIONS: usize = 4;

@@ -72,12 +72,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 /// Asks the hub what the revision holds and fetches what is not in the cache.
-fn download(
-    cache: &Cache,
-    endpoint: &str,
-    repo: Repo,
-    progress: &dyn Fn(LoadProgress),
-) -> Result<PathBuf, ApiError> {
+fn download(cache: &Cache, endpoint: &str, repo: Repo, progress: &dyn Fn(LoadProgress)) -> Result<PathBuf, ApiError> {
     let token = env("HF_TOKEN").or_else(|| cache.token());
     let api = ApiBuilder::from_cache(cache.clone())
         .with_endpoint(endpoint.trim_end_matches('/').to_owned())
