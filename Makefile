@@ -39,7 +39,7 @@ test: check-setup check-fmt check-deny check-clippy check-doc check-build check-
 
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling ## every table of the README; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -65,8 +65,9 @@ check-build:
 check-reference:
 	@$(STEP) "reference pages are current" $(BIN) reference --check docs/reference
 
+# Ports and a store of its own: a system that runs in this checkout is not disturbed.
 check-once:
-	@$(STEP) "forebay up --once" $(BIN) up --once --model $(MODEL)
+	@$(STEP) "forebay up --once" $(BIN) up --once --model $(MODEL) --api-addr 127.0.0.1:0 --aggregator-addr 127.0.0.1:0 --store .cache/once
 
 check-doctests:
 	@if scripts/has_doctests.sh; then $(STEP) "documentation tests" cargo test --doc --workspace --locked; fi
@@ -93,8 +94,9 @@ bench-path: bench-setup ## what the path costs without a model, next to two peer
 bench-embed: bench-setup ## sentences per second through the whole path
 	@$(VENV_PYTHON) benches/embed.py --model $(MODEL) $(BENCH_ARGS)
 
-bench-aggregator: bench-setup ## what a scrape of the fleet costs as it grows
-	@$(VENV_PYTHON) benches/aggregator.py $(BENCH_ARGS)
+bench-aggregator: ## what one aggregator costs with a large fleet
+	@$(PYTHON) scripts/fetch.py nats-server
+	@cargo bench --locked -p forebay-aggregator --bench fleet -- $(BENCH_ARGS)
 
 bench-scaling: bench-setup ## throughput against the number of workers
 	@$(VENV_PYTHON) benches/scaling.py $(BENCH_ARGS)

@@ -22,5 +22,5 @@ async fn main() {
         ([(CONTENT_TYPE, "application/json")], format!("{{\"y\":{rows}}}"))
     };
     let listener = tokio::net::TcpListener::bind(&addr).await.unwrap_or_else(|error| panic!("{addr}: {error}"));
-    axum::serve(listener, Router::new().route("/", post(echo))).await.expect("serves until it is stopped");
+    axum::serve(listener, Router::new().route("/v1/embeddings", post(echo))).await.expect("serves until it is stopped");
 }

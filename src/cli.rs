@@ -14,8 +14,8 @@ use crate::up::UpArgs;
 
 /// Serves models behind a durable queue.
 ///
-/// Requests come in over HTTP, wait in NATS JetStream, and are answered in batches by workers, one per device. Kill any of
-/// the processes under load: every accepted request is still answered, once.
+/// Requests come in over HTTP, wait in NATS JetStream, and are answered in batches by workers, one per device. A worker can
+/// be killed under load without a failed request; apis and the broker come back by themselves under `forebay up`.
 #[derive(Parser, Debug)]
 #[command(
     name = "forebay",
@@ -42,6 +42,8 @@ pub enum Command {
     /// One process drives one device. Start one more for each further device, on any machine that reaches the broker.
     Worker(RoleArgs<WorkerArgs>),
     /// Merge what all processes report into one page of metrics for the fleet.
+    // Its list of targets is of the other processes: where Prometheus finds it is part of Prometheus' own configuration.
+    #[command(mut_arg("advertise_addr", |arg| arg.hide(true)))]
     Aggregator(RoleArgs<AggregatorArgs>),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),

@@ -110,7 +110,7 @@ async fn examine(args: &DoctorArgs) -> Vec<Finding> {
     findings.extend(models.iter().map(machine::model));
     findings.extend([
         machine::nats_server(args.nats_server.as_deref()),
-        machine::cuda(),
+        machine::gpu(),
         machine::cpu(),
         machine::open_files(),
     ]);

@@ -68,11 +68,11 @@ pub fn disk_free_bytes(path: &Path) -> anyhow::Result<u64> {
     Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
-/// Whether `path`, or its nearest existing parent, can be written to by this user.
+/// Whether the folder `path`, or its nearest existing parent, can be written to by this user.
 pub fn is_writable(path: &Path) -> bool {
     let Ok(absolute) = std::path::absolute(path) else { return false };
     let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_ok()
+    existing.is_dir() && nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_ok()
 }
 
 /// Cores that this process may use.
@@ -124,6 +124,14 @@ mod tests {
         let here = disk_free_bytes(Path::new("/")).unwrap();
         assert!(here > 0);
         assert!(disk_free_bytes(Path::new("/no/such/folder")).unwrap() > 0);
+    }
+
+    #[test]
+    fn what_is_no_folder_cannot_hold_a_store() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_writable(&dir.path().join("store")));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(!is_writable(&dir.path().join("file")));
     }
 
     #[test]

@@ -105,6 +105,42 @@ async fn fleet_counters_never_go_down_while_processes_die_and_requests_are_count
 }
 
 #[tokio::test]
+async fn an_api_killed_and_started_again_under_load_loses_at_most_the_count_of_its_last_second() {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let load = Load::new(&cluster).rate(100.0).start();
+    load.progress(150, LONG).await;
+    let mut last = BTreeMap::new();
+    for step in 0..12 {
+        match step {
+            4 => cluster.api(0).kill9(),
+            6 => cluster.api(0).restart(),
+            _ => {}
+        }
+        if let Some(page) = fleet_page(&cluster, 0).await {
+            nothing_went_down(&last, &page);
+            last = page;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let before = ok_requests(&last);
+    load.progress(100, LONG).await;
+    let report = load.stop().await;
+    assert_eq!(report.right() + report.broken(), report.sent(), "{report}");
+    eventually("the new api's requests are added to those of the old", LONG, || async {
+        fleet_page(&cluster, 0).await.is_some_and(|page| ok_requests(&page) >= before + 100.0)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let page = fleet_page(&cluster, 0).await.unwrap();
+    nothing_went_down(&last, &page);
+    let lost = report.right() as f64 - ok_requests(&page);
+    println!("api killed: {lost} requests uncounted of {report}");
+    // Above: a second between two reports, and the way to the aggregator. Below: answers that the kill cut off.
+    assert!((-10.0..=150.0).contains(&lost), "{lost} requests are not counted of {report}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_killed_worker_shows_as_down_and_a_drained_one_disappears() {
     let cluster = Cluster::start(ClusterOptions { workers: 2, ..ClusterOptions::default() }).await;
     let up = |page: &BTreeMap<String, f64>, worker: &str| {

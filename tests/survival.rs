@@ -6,9 +6,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
-use futures::StreamExt;
-use support::{Cluster, ClusterOptions, Load, eventually};
+use futures::future::join_all;
+use serde_json::json;
+use support::{Client, Cluster, ClusterOptions, Load, Process, eventually, queue, verify};
 
 /// Redelivery takes `ack_wait` (5 s) when nobody gives the work back; the question and the answer come on top.
 const RECOVERY_LIMIT: Duration = Duration::from_millis(7_500);
@@ -23,22 +23,11 @@ fn simulated(workers: usize) -> ClusterOptions {
     }
 }
 
-/// Messages left in all job streams.
-async fn queued_messages(cluster: &Cluster) -> u64 {
-    let client = async_nats::connect(cluster.broker_url()).await.unwrap();
-    let mut streams = jetstream::new(client).streams();
-    let mut messages = 0;
-    while let Some(stream) = streams.next().await {
-        let stream = stream.unwrap();
-        if stream.config.name.starts_with("FOREBAY_JOBS_") {
-            messages += stream.state.messages;
-        }
-    }
-    messages
-}
-
-async fn the_queue_is_empty_in_the_end(cluster: &Cluster) {
-    eventually("every message is acknowledged", LONG, || async { queued_messages(cluster).await == 0 }).await;
+/// Rows that a worker has computed.
+async fn rows(worker: &Process) -> f64 {
+    let page = support::client::get(worker.addr(), "/metrics").await.unwrap().text();
+    let line = page.lines().find(|line| line.starts_with("forebay_worker_rows_total{")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -54,7 +43,7 @@ async fn a_worker_killed_under_load_fails_no_request() {
     println!("worker killed: {report}");
     assert!(report.all_right(), "{report}");
     assert!(report.latency(1.0) < RECOVERY_LIMIT, "recovery took {:?}", report.latency(1.0));
-    the_queue_is_empty_in_the_end(&cluster).await;
+    queue::is_empty_in_the_end(&cluster).await;
     cluster.stop().await;
 }
 
@@ -70,7 +59,7 @@ async fn the_only_worker_is_killed_and_started_again_and_no_request_fails() {
     let report = load.stop().await;
     println!("only worker killed: {report}");
     assert!(report.all_right(), "{report}");
-    the_queue_is_empty_in_the_end(&cluster).await;
+    queue::is_empty_in_the_end(&cluster).await;
     cluster.stop().await;
 }
 
@@ -86,7 +75,7 @@ async fn a_drained_worker_fails_no_request_and_delays_none() {
     println!("worker drained: {report}");
     assert!(report.all_right(), "{report}");
     assert!(report.latency(1.0) < Duration::from_secs(2), "a drain gives back at once, took {:?}", report.latency(1.0));
-    the_queue_is_empty_in_the_end(&cluster).await;
+    queue::is_empty_in_the_end(&cluster).await;
     cluster.stop().await;
 }
 
@@ -95,12 +84,7 @@ async fn two_workers_of_equal_speed_share_the_work_evenly() {
     let cluster = Cluster::start(simulated(2)).await;
     let report = Load::new(&cluster).concurrency(64).run(Duration::from_secs(3)).await;
     assert!(report.all_right(), "{report}");
-    let mut rows = Vec::new();
-    for worker in cluster.workers() {
-        let page = support::client::get(worker.addr(), "/metrics").await.unwrap().text();
-        let line = page.lines().find(|line| line.starts_with("forebay_worker_rows_total{")).unwrap().to_owned();
-        rows.push(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
-    }
+    let rows = [rows(cluster.worker(0)).await, rows(cluster.worker(1)).await];
     println!("rows per worker: {rows:?}; {report}");
     let mean = (rows[0] + rows[1]) / 2.0;
     assert!((rows[0] - rows[1]).abs() <= 0.2 * mean, "{rows:?}");
@@ -122,7 +106,7 @@ async fn a_killed_api_takes_nobody_else_down_and_its_work_leaves_the_queue() {
     println!("api killed, others: {report}");
     assert!(report.all_right(), "{report}");
     // Nobody waits for the dead api's jobs: workers ask, hear nothing, and drop them.
-    the_queue_is_empty_in_the_end(&cluster).await;
+    queue::is_empty_in_the_end(&cluster).await;
 }
 
 #[tokio::test]
@@ -141,7 +125,7 @@ async fn the_broker_is_killed_and_restarted_and_every_request_ends_in_time() {
     assert_eq!(report.wrong() + report.broken(), 0, "{report}");
     assert!(report.by_status().keys().all(|status| [200, 503, 504].contains(status)), "{report}");
     assert!(report.samples.iter().all(|sample| sample.took < timeout + Duration::from_secs(1)), "{report}");
-    the_queue_is_empty_in_the_end(&cluster).await;
+    queue::is_empty_in_the_end(&cluster).await;
     cluster.stop().await;
 }
 
@@ -149,7 +133,7 @@ async fn the_broker_is_killed_and_restarted_and_every_request_ends_in_time() {
 async fn a_killed_worker_is_survived_with_a_large_request_in_flight() {
     let cluster = Cluster::start(simulated(2)).await;
     let inputs: Vec<String> = (0..500).map(|i| format!("row {i}")).collect();
-    let body = serde_json::json!({ "model": "simulated", "input": inputs });
+    let body = json!({ "model": "simulated", "input": inputs });
     let request = cluster.post("/v1/embeddings", &body);
     let killer = async {
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -158,11 +142,87 @@ async fn a_killed_worker_is_survived_with_a_large_request_in_flight() {
     let (answer, ()) = tokio::join!(request, killer);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let answer = answer.json();
-    let verify = support::verify::built_in();
+    let verify = verify::built_in();
     for (index, input) in inputs.iter().enumerate() {
         let row = &answer["data"][index];
         assert_eq!(row["index"], index);
-        verify(input, &serde_json::json!({ "data": [row] })).unwrap();
+        verify(input, &json!({ "data": [row] })).unwrap();
     }
-    the_queue_is_empty_in_the_end(&cluster).await;
+    queue::is_empty_in_the_end(&cluster).await;
+}
+
+#[tokio::test]
+async fn accepted_requests_wait_on_disk_while_the_broker_is_killed_and_are_answered_in_time() {
+    const REQUESTS: usize = 20;
+    let cluster = Cluster::start(simulated(1)).await;
+    cluster.worker(0).kill9();
+    let addr = cluster.api(0).addr();
+    let requests = (0..REQUESTS).map(|i| async move {
+        let input = format!("request {i}");
+        let mut client = Client::new(addr).header("x-request-timeout", "20");
+        let answer = client.post("/v1/embeddings", &json!({ "model": "simulated", "input": input })).await.unwrap();
+        (input, answer)
+    });
+    let disturbance = async {
+        eventually("all requests are in the stream", LONG, || async {
+            queue::messages(&cluster).await.iter().map(queue::Queued::jobs).sum::<usize>() == REQUESTS
+        })
+        .await;
+        let before = queue::messages(&cluster).await;
+        cluster.restart_nats(Duration::from_millis(300)).await;
+        let after = queue::messages(&cluster).await;
+        assert_eq!(after, before, "what was acknowledged is still there, unchanged");
+        cluster.worker(0).restart();
+        println!("{} messages survived", after.len());
+    };
+    let (answers, ()) = tokio::join!(join_all(requests), disturbance);
+    for (input, answer) in answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        verify::built_in()(&input, &answer.json()).unwrap();
+    }
+    queue::is_empty_in_the_end(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_worker_delays_only_what_it_held_and_does_no_harm_when_it_thaws() {
+    let cluster = Cluster::start(simulated(2)).await;
+    let load = Load::new(&cluster).concurrency(32).start();
+    load.progress(200, LONG).await;
+    cluster.worker(0).freeze();
+    load.progress(500, LONG).await;
+    tokio::time::sleep(RECOVERY_LIMIT).await;
+    cluster.worker(0).thaw();
+    let before = rows(cluster.worker(0)).await;
+    load.progress(1_000, LONG).await;
+    let report = load.stop().await;
+    println!("worker frozen: {report}");
+    assert!(report.all_right(), "{report}");
+    assert!(report.latency(1.0) < RECOVERY_LIMIT, "recovery took {:?}", report.latency(1.0));
+    assert!(rows(cluster.worker(0)).await > before, "the thawed worker works again");
+    queue::is_empty_in_the_end(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_with_a_stuck_engine_gives_its_work_back_and_ends_by_itself() {
+    let mut cluster = Cluster::start(simulated(1)).await;
+    // A request of 300 words holds this one for half a minute; its own warm-up of 16 tokens takes 1.6 s.
+    cluster.add_worker_with(&[
+        ("FOREBAY_SIMULATED_BASE", "0s"),
+        ("FOREBAY_SIMULATED_PER_TOKEN", "100ms"),
+        ("FOREBAY_STALL_LIMIT", "1s"),
+    ]);
+    cluster.ready().await;
+    let load = Load::new(&cluster).concurrency(8).words(300).start();
+    let status = cluster.worker(1).ended(LONG).await;
+    assert!(!status.success() && status.code().is_some(), "{status}");
+    assert!(cluster.worker(1).log().contains("--stall-limit"), "{}", cluster.worker(1).log_tail(10));
+    load.progress(200, LONG).await;
+    let report = load.stop().await;
+    println!("engine stuck: {report}");
+    assert!(report.all_right(), "{report}");
+    assert!(report.latency(1.0) < RECOVERY_LIMIT, "recovery took {:?}", report.latency(1.0));
+    queue::is_empty_in_the_end(&cluster).await;
+    cluster.stop().await;
 }

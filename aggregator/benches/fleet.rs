@@ -1,7 +1,8 @@
 //! What one aggregator costs for a large fleet: 1 000 processes with 200 exposed series each, reporting every second,
 //! with 1 % and with 100 % of the values changing; `/metrics` is scraped every 250 ms.
 //!
-//! `cargo bench -p forebay-aggregator --bench fleet [-- --processes 1000 --seconds 30]`
+//! `cargo bench -p forebay-aggregator --bench fleet [-- --processes 1000 --seconds 30]`; with `QUICK=1` a smoke run. `BENCH_OUT=<file>`
+//! appends the table there too.
 //!
 //! The aggregator runs as a process of its own (this binary again), so that its processor time and memory are its own.
 
@@ -13,6 +14,8 @@ mod nats;
 #[allow(dead_code, reason = "tests use the rest")]
 mod page;
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -30,6 +33,9 @@ use page::get;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+const HEAD: &str = "\
+| changing | reports/s | CPU of one core | broker CPU | /metrics p50 | p99 | max | page | peak RSS |
+|---|---|---|---|---|---|---|---|---|";
 const WARM_UP: Duration = Duration::from_secs(8);
 
 fn main() {
@@ -44,15 +50,29 @@ fn main() {
     {
         runtime.block_on(aggregate(url, address.parse().unwrap()));
     } else if args.iter().any(|arg| arg == "--bench") {
-        let (processes, seconds) = (number("--processes", 1_000) as usize, number("--seconds", 30));
-        println!(
-            "| changing | reports/s | CPU of one core | broker CPU | /metrics p50 | p99 | max | page | peak RSS |"
-        );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        let quick = std::env::var("QUICK").is_ok_and(|value| !["", "0"].contains(&value.as_str()));
+        let (processes, seconds) = if quick { (50, 3) } else { (1_000, 30) };
+        let (processes, seconds) = (number("--processes", processes), number("--seconds", seconds));
+        let mut text = format!("### One aggregator, {processes} processes that report every second\n\n{HEAD}\n");
         for share in [0.01, 1.0] {
-            runtime.block_on(measure(processes, share, Duration::from_secs(seconds)));
+            text += &runtime.block_on(measure(processes as usize, share, Duration::from_secs(seconds)));
         }
-        println!("\n{}", cost_of_a_report());
+        let flags: String = args.iter().filter(|arg| *arg != "--bench").map(|arg| format!(" {arg}")).collect();
+        text += &format!(
+            "\n{}\n\n{}. Command: `{}cargo bench -p forebay-aggregator --bench fleet{}{flags}`\n",
+            cost_of_a_report(),
+            machine(),
+            if quick { "QUICK=1 " } else { "" },
+            if flags.is_empty() { "" } else { " --" },
+        );
+        if quick {
+            text += "**QUICK run: too short to mean anything.**\n";
+        }
+        println!("{text}");
+        if let Some(path) = std::env::var_os("BENCH_OUT") {
+            let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+            writeln!(file, "{text}").unwrap();
+        }
     }
 }
 
@@ -73,7 +93,7 @@ impl Drop for Measured {
     }
 }
 
-async fn measure(processes: usize, share: f64, duration: Duration) {
+async fn measure(processes: usize, share: f64, duration: Duration) -> String {
     let nats = Nats::start().await;
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let this = std::env::current_exe().unwrap();
@@ -100,16 +120,16 @@ async fn measure(processes: usize, share: f64, duration: Duration) {
     let rate = (self::reports(address).await - reports) / elapsed;
     times.sort_unstable();
     let quantile = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1e3;
-    println!(
-        "| {:.0} % | {rate:.0} | {cpu:.1} % | {broker_cpu:.1} % | {:.1} ms | {:.1} ms | {:.1} ms | {} KiB | {} MiB |",
+    fleet.abort();
+    format!(
+        "| {:.0} % | {rate:.0} | {cpu:.1} % | {broker_cpu:.1} % | {:.1} ms | {:.1} ms | {:.1} ms | {} KiB | {} MiB |\n",
         share * 100.0,
         quantile(0.5),
         quantile(0.99),
         quantile(1.0),
         size / 1024,
         peak_memory_kib(aggregator) / 1024,
-    );
-    fleet.abort();
+    )
 }
 
 async fn reports(address: SocketAddr) -> f64 {
@@ -133,6 +153,19 @@ fn cost_of_a_report() -> String {
     }
     let each = begin.elapsed() / ROUNDS;
     format!("A worker's report: {} series, {} cells, {bytes} bytes, {each:?} to make.", series.len(), cells.len())
+}
+
+/// Where this was measured, in one line.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let cpu = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cpu = cpu.map_or(std::env::consts::ARCH, |(_, name)| name);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = read("/proc/meminfo");
+    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let gib = kib.unwrap_or(0.0_f64) / f64::from(1 << 20);
+    format!("{cores} cores {cpu}, {gib:.0} GiB, Linux {}", read("/proc/sys/kernel/osrelease").trim())
 }
 
 /// User and system time so far, in seconds: fields 14 and 15, in ticks of 10 ms.

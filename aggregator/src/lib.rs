@@ -30,7 +30,7 @@ use async_nats::Client;
 use async_nats::jetstream::context::ContextBuilder;
 use forebay_shared::broker::{self, REQUEST_TIMEOUT};
 use forebay_shared::ids::{BootId, ProcessName, Role};
-use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_shared::settings::{BrokerArgs, ProcessArgs, SettingsError};
 use forebay_shared::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -43,11 +43,28 @@ use retained::Retainer;
 #[command(next_help_heading = "Aggregator")]
 pub struct AggregatorArgs {
     /// Address on which the fleet's /metrics, /v1/fleet and /sd are served.
-    #[arg(long, env = "FOREBAY_AGGREGATOR_ADDR", default_value = "127.0.0.1:9600", value_name = "ADDR")]
+    #[arg(long, env = "FOREBAY_AGGREGATOR_ADDR", default_value = "127.0.0.1:9600", value_parser = address, value_name = "ADDR")]
     pub aggregator_addr: SocketAddr,
     /// Most series per metric that carry a process name; what is cut is counted in `forebay_series_dropped_total`.
     #[arg(long, env = "FOREBAY_AGGREGATOR_PROCESS_SERIES", default_value_t = 2_000, value_name = "N")]
     pub aggregator_process_series: usize,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:9600 or [::]:9600".to_owned())
+}
+
+impl AggregatorArgs {
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the flag to change.
+    async fn bind(&self) -> Result<TcpListener, SettingsError> {
+        TcpListener::bind(self.aggregator_addr).await.map_err(|error| SettingsError {
+            flag: "--aggregator-addr",
+            problem: format!("cannot listen on {} ({error}); choose another", self.aggregator_addr),
+        })
+    }
 }
 
 /// How long the last writes may take at shutdown.
@@ -64,8 +81,9 @@ pub async fn run(
     mut shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let (boot, name) = (BootId::random(), process.name(Role::Aggregator));
+    let listener = args.bind().await?;
     let link = broker::connect(&broker, boot, name.as_str(), "stats").await?;
-    run_with(args, link.client.clone(), boot, name, async move { shutdown.fired().await }).await
+    run_on(listener, args, link.client.clone(), boot, name, async move { shutdown.fired().await }).await
 }
 
 /// Runs on a connection that exists, until `shutdown` resolves.
@@ -79,9 +97,17 @@ pub async fn run_with(
     process: ProcessName,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(args.aggregator_addr)
-        .await
-        .with_context(|| format!("cannot listen on {}; choose another --aggregator-addr", args.aggregator_addr))?;
+    run_on(args.bind().await?, args, client, boot, process, shutdown).await
+}
+
+async fn run_on(
+    listener: TcpListener,
+    args: AggregatorArgs,
+    client: Client,
+    boot: BootId,
+    process: ProcessName,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     tracing::info!(%process, address = %listener.local_addr()?, "aggregator listens");
     let hub = Hub::new(boot, args.aggregator_process_series);
     let mut tasks = JoinSet::new();

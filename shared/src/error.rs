@@ -1,7 +1,7 @@
 //! Why a job has no result: a closed set that crosses NATS and stays transport-neutral.
 //!
-//! The mapping to HTTP lives in `api/src/error.rs` alone. Adding a variant at the end is compatible for readers of the
-//! same wire version only because an unknown one decodes as [`JobError::Internal`]; see `codec`.
+//! The mapping to HTTP lives in `api/src/error.rs` alone. A code that a reader does not know decodes as
+//! [`JobError::Internal`], so that a newer worker's answer never makes a whole message unreadable.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +38,34 @@ pub enum JobError {
     #[error("the model produced an unusable output ({kind})")]
     BadOutput { kind: String },
     #[error("internal error")]
+    #[serde(other)]
     Internal,
 }
 
 fn known_list(known: &[String]) -> String {
     if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_from_a_newer_process_is_an_internal_error() {
+        #[derive(Serialize)]
+        struct Newer {
+            code: &'static str,
+            detail: u32,
+        }
+        let wire = rmp_serde::to_vec_named(&Newer { code: "quota_exceeded", detail: 7 }).unwrap();
+        assert_eq!(rmp_serde::from_slice::<JobError>(&wire).unwrap(), JobError::Internal);
+    }
+
+    #[test]
+    fn every_code_survives_the_wire() {
+        for error in [JobError::Internal, JobError::Cancelled, JobError::InputTooLong { got: 300, max: 256 }] {
+            let wire = rmp_serde::to_vec(&error).unwrap();
+            assert_eq!(rmp_serde::from_slice::<JobError>(&wire).unwrap(), error);
+        }
+    }
 }

@@ -22,10 +22,6 @@ impl Trigger {
 }
 
 impl Shutdown {
-    pub fn is_fired(&self) -> bool {
-        *self.0.borrow()
-    }
-
     /// Waits until the process should stop.
     pub async fn fired(&mut self) {
         // An error means that the trigger is gone, which is a stop as well.

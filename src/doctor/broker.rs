@@ -8,7 +8,7 @@ use forebay_shared::ids::BootId;
 use forebay_shared::settings::{BrokerArgs, Secret};
 use forebay_shared::streams::MODELS_STREAM;
 
-use super::Finding;
+use super::{Finding, Level};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const WAIT: Duration = Duration::from_millis(500);
@@ -30,7 +30,9 @@ pub(super) async fn examine(url: Option<&str>, token: Option<Secret>) -> Vec<Fin
         }
     };
     let mut findings = vec![version(&link), jetstream(&link).await];
-    findings.extend(clock(&link).await);
+    if findings.iter().all(|finding| finding.level < Level::Fail) {
+        findings.push(clock(&link).await);
+    }
     findings
 }
 
@@ -57,15 +59,17 @@ async fn jetstream(link: &Link) -> Finding {
     }
 }
 
-/// Nothing to read a clock from until a first process has created the queue.
-async fn clock(link: &Link) -> Option<Finding> {
+/// The broker's time comes with a stream's state, and a fresh broker has no streams.
+async fn clock(link: &Link) -> Finding {
     let clock = BrokerClock::from_wall_clock();
-    clock.sync(&link.client, MODELS_STREAM).await.ok()?;
+    if clock.sync(&link.client, MODELS_STREAM).await.is_err() {
+        return Finding::ok("clock", "cannot tell yet: it is read from the queue, which the first process creates");
+    }
     let offset = clock.offset_seconds();
     let detail = format!("the broker's is {:+.1} ms from ours", offset * 1000.0);
-    Some(if offset.abs() < LARGE_OFFSET_SECONDS {
+    if offset.abs() < LARGE_OFFSET_SECONDS {
         Finding::ok("clock", detail)
     } else {
         Finding::warn("clock", detail, "deadlines hold all the same, logs will not line up; run an NTP client on both")
-    })
+    }
 }

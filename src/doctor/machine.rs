@@ -43,6 +43,13 @@ pub(super) async fn port(what: &'static str, addr: SocketAddr, path: &str, flag:
 }
 
 pub(super) fn store(store: &Path) -> Finding {
+    if !host::is_writable(store) {
+        return Finding::fail(
+            "store",
+            format!("cannot write to {}", store.display()),
+            "choose another folder with --store",
+        );
+    }
     let free = match host::disk_free_bytes(store) {
         Ok(free) => free,
         Err(error) => return Finding::fail("disk", format!("{error:#}"), "choose another folder with --store"),
@@ -55,9 +62,6 @@ pub(super) fn store(store: &Path) -> Finding {
             detail,
             "a long queue or a large model may fill it; free some, or choose another disk with --store",
         ),
-        COMFORTABLE_DISK_BYTES.. if !host::is_writable(store) => {
-            Finding::fail("disk", format!("cannot write to {}", store.display()), "choose another folder with --store")
-        }
         COMFORTABLE_DISK_BYTES.. => Finding::ok("disk", detail),
     }
 }
@@ -88,11 +92,12 @@ pub(super) fn nats_server(named: Option<&Path>) -> Finding {
     }
 }
 
-pub(super) fn cuda() -> Finding {
+/// Counts device files; neither the driver nor its libraries are asked.
+pub(super) fn gpu() -> Finding {
     let devices = (0..64).filter(|i| Path::new(&format!("/dev/nvidia{i}")).exists()).count();
     match devices {
-        0 => Finding::ok("cuda", "no NVIDIA device; models run on the CPU"),
-        n => Finding::ok("cuda", format!("{n} NVIDIA device(s)")),
+        0 => Finding::ok("gpu", "no NVIDIA device file in /dev; this build computes on the CPU anyway"),
+        n => Finding::ok("gpu", format!("{n} NVIDIA device file(s) in /dev, not used: this build computes on the CPU")),
     }
 }
 

@@ -59,11 +59,12 @@ async fn tell(mut statuses: watch::Receiver<Vec<Status>>) {
     let mut told: Vec<String> = Vec::new();
     loop {
         let begun = |status: &&Status| status.state != State::Waiting;
-        let lines: Vec<String> = statuses.borrow_and_update().iter().filter(begun).map(line).collect();
-        for line in lines.iter().filter(|line| !told.contains(line)) {
+        let now: Vec<(String, String)> =
+            statuses.borrow_and_update().iter().filter(begun).map(|status| (news(status), line(status))).collect();
+        for (_, line) in now.iter().filter(|(news, _)| !told.contains(news)) {
             eprintln!("{line}");
         }
-        told = lines;
+        told = now.into_iter().map(|(news, _)| news).collect();
         if statuses.changed().await.is_err() {
             return;
         }
@@ -108,11 +109,22 @@ const fn mark(state: &State) -> Option<&'static str> {
     }
 }
 
+/// What makes a further line worth printing: of a phase its name, but not how far it is.
+fn news(status: &Status) -> String {
+    match &status.state {
+        State::Starting { doing: Some(doing), .. } => {
+            format!("{} {}", status.spec.name, doing.split(' ').next().unwrap_or_default())
+        }
+        _ => line(status),
+    }
+}
+
 fn line(status: &Status) -> String {
     let spec = &status.spec;
     let state = match &status.state {
         State::Waiting => "waits for the broker".to_owned(),
-        State::Starting { .. } => spec.starting.clone(),
+        State::Starting { doing: None, .. } => spec.starting.clone(),
+        State::Starting { doing: Some(doing), .. } => format!("{}: {doing}", spec.starting),
         State::Ready { pid } => format!("ready       {} (process {pid})", spec.addr),
         State::Restarting { reason, after } if after.is_zero() => format!("ended, starts again: {reason}"),
         State::Restarting { reason, after } => {
@@ -123,4 +135,33 @@ fn line(status: &Status) -> String {
         State::Failed { .. } => "failed".to_owned(),
     };
     format!("{:<14} {state}", spec.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::up::plan::{Kind, Spec};
+
+    #[test]
+    fn only_a_new_phase_of_a_start_is_news() {
+        let spec = Arc::new(Spec {
+            kind: Kind::Worker,
+            name: "worker-1".to_owned(),
+            program: "forebay".into(),
+            args: Vec::new(),
+            addr: ([127, 0, 0, 1], 9000).into(),
+            monitor_addr: None,
+            starting: "starting mini".to_owned(),
+        });
+        let starting = |doing: &str| Status {
+            spec: Arc::clone(&spec),
+            state: State::Starting { pid: 1, doing: Some(doing.to_owned()) },
+        };
+        let (early, late) = (starting("downloading 12 of 90 MB"), starting("downloading 13 of 90 MB"));
+        assert_eq!(line(&early), "worker-1       starting mini: downloading 12 of 90 MB");
+        assert_eq!(news(&early), news(&late));
+        assert_ne!(news(&late), news(&starting("loading 90 MB")));
+    }
 }

@@ -45,6 +45,20 @@ impl Shared {
         }
     }
 
+    /// Notes what a process that starts says of itself.
+    pub fn tell_doing(&self, spec: &Spec, now: &str) {
+        self.statuses.send_if_modified(|statuses| {
+            let status = statuses.iter_mut().find(|status| status.spec.name == spec.name);
+            match status.map(|status| &mut status.state) {
+                Some(State::Starting { doing, .. }) if doing.as_deref() != Some(now) => {
+                    *doing = Some(now.to_owned());
+                    true
+                }
+                _ => false,
+            }
+        });
+    }
+
     pub async fn broker_ready(&self) {
         let ready =
             |status: &Status| status.spec.kind == Kind::NatsServer && matches!(status.state, State::Ready { .. });

@@ -26,8 +26,10 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 pub enum State {
     /// For the broker.
     Waiting,
+    /// `doing`: what it says of itself meanwhile.
     Starting {
         pid: u32,
+        doing: Option<String>,
     },
     Ready {
         pid: u32,
@@ -48,7 +50,7 @@ pub enum State {
 impl State {
     pub fn pid(&self) -> Option<u32> {
         match self {
-            Self::Starting { pid } | Self::Ready { pid } | Self::Stopping { pid } => Some(*pid),
+            Self::Starting { pid, .. } | Self::Ready { pid } | Self::Stopping { pid } => Some(*pid),
             Self::Waiting | Self::Restarting { .. } | Self::Stopped | Self::Failed { .. } => None,
         }
     }
@@ -104,7 +106,7 @@ async fn run(spec: &Spec, shared: &Shared, stop: &mut Shutdown) -> End {
         Err(error) => return End::ByItself(format!("cannot start {}: {error}", spec.program.display())),
     };
     let pid = child.id().unwrap_or_default();
-    shared.set(spec, State::Starting { pid });
+    shared.set(spec, State::Starting { pid, doing: None });
     let ended = tokio::select! {
         ended = child.wait() => ended,
         () = stop.fired() => {
@@ -123,7 +125,15 @@ async fn run(spec: &Spec, shared: &Shared, stop: &mut Shutdown) -> End {
 /// Sets the state once the process answers; never returns, because from then on only its end is of interest.
 async fn announce_ready(spec: &Spec, shared: &Shared, pid: u32) -> std::convert::Infallible {
     let (addr, path) = (spec.probe_addr(), spec.kind.probe_path());
-    while !http::get(addr, path, PROBE_LIMIT).await.is_ok_and(|answer| answer.status == 200) {
+    loop {
+        match http::get(addr, path, PROBE_LIMIT).await {
+            Ok(answer) if answer.status == 200 => break,
+            Ok(answer) if answer.status == 503 && spec.kind == Kind::Worker => {
+                let text = answer.text();
+                shared.tell_doing(spec, text.lines().next().unwrap_or_default());
+            }
+            Ok(_) | Err(_) => {}
+        }
         tokio::time::sleep(PROBE_EVERY).await;
     }
     shared.set(spec, State::Ready { pid });

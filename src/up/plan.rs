@@ -137,7 +137,7 @@ impl Plan {
             let model_flags = ["--model", &model.source, "--served-name", &model.name];
             let flags = [&model_flags[..], &["--metrics-addr", &metrics, "--threads", &threads]].concat();
             let mut spec = role.spec(Kind::Worker, i + 1, addr, &flags);
-            spec.starting = format!("loading {}", model.name);
+            spec.starting = format!("starting {}", model.name);
             processes.push(spec);
         }
         Ok(Self { models, addresses: Addresses { api, aggregator, nats, nats_monitor }, processes })
@@ -166,12 +166,14 @@ impl RoleCommand {
         let name = format!("{}-{number}", kind.as_str());
         let advertised = host::reachable(addr).to_string();
         let named = ["--process-name", &name, "--advertise-addr", &advertised];
+        // An aggregator is in nobody's list of targets: Prometheus is told of it.
+        let named = if kind == Kind::Aggregator { &named[..2] } else { &named[..] };
         let shared = self.shared.iter().map(String::as_str);
         let args = [kind.as_str()]
             .into_iter()
             .chain(own.iter().copied())
             .chain(shared)
-            .chain(named)
+            .chain(named.iter().copied())
             .map(OsString::from)
             .collect();
         Spec {

@@ -29,8 +29,6 @@ pub struct ClusterOptions {
     /// Additional flags of each worker and each api.
     pub worker_args: Vec<String>,
     pub api_args: Vec<String>,
-    /// Whether `start` waits until the apis say that the model can be served.
-    pub wait: bool,
 }
 
 impl Default for ClusterOptions {
@@ -43,7 +41,6 @@ impl Default for ClusterOptions {
             env: Vec::new(),
             worker_args: Vec::new(),
             api_args: Vec::new(),
-            wait: true,
         }
     }
 }
@@ -57,8 +54,7 @@ pub struct Cluster {
     aggregators: Vec<Process>,
     nats: Process,
     nats_port: Port,
-    nats_monitor: Port,
-    /// One per role process, in the order in which they were started.
+    /// All others: a process that is down keeps its own.
     ports: Vec<Port>,
     folder: Option<TempDir>,
 }
@@ -87,8 +83,7 @@ impl Cluster {
             aggregators: Vec::new(),
             nats,
             nats_port,
-            nats_monitor,
-            ports: Vec::new(),
+            ports: vec![nats_monitor],
             folder: Some(folder),
             options,
         };
@@ -96,9 +91,7 @@ impl Cluster {
         (0..cluster.options.aggregators).for_each(|_| cluster.add_aggregator());
         (0..cluster.options.apis).for_each(|_| cluster.add_api());
         (0..cluster.options.workers).for_each(|_| cluster.add_worker());
-        if cluster.options.wait {
-            cluster.ready().await;
-        }
+        cluster.ready().await;
         cluster
     }
 
@@ -117,19 +110,25 @@ impl Cluster {
     }
 
     pub fn add_worker(&mut self) {
+        self.add_worker_with(&[]);
+    }
+
+    /// A worker that differs from the others in `env`.
+    pub fn add_worker_with(&mut self, env: &[(&'static str, &str)]) {
         let model = self.options.model.clone();
         let args = [vec!["--model".to_owned(), model], self.options.worker_args.clone()].concat();
-        let worker = self.role("worker", self.workers.len(), "--metrics-addr", "/health/ready", args);
+        let worker = self.role("worker", self.workers.len(), "--metrics-addr", "/health/ready", args, env);
         self.workers.push(worker);
     }
 
-    pub fn add_api(&mut self) {
-        let api = self.role("api", self.apis.len(), "--api-addr", "/health/live", self.options.api_args.clone());
+    fn add_api(&mut self) {
+        let api = self.role("api", self.apis.len(), "--api-addr", "/health/live", self.options.api_args.clone(), &[]);
         self.apis.push(api);
     }
 
-    pub fn add_aggregator(&mut self) {
-        let aggregator = self.role("aggregator", self.aggregators.len(), "--aggregator-addr", "/metrics", Vec::new());
+    fn add_aggregator(&mut self) {
+        let index = self.aggregators.len();
+        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", Vec::new(), &[]);
         self.aggregators.push(aggregator);
     }
 
@@ -140,6 +139,7 @@ impl Cluster {
         addr_flag: &str,
         ready_path: &'static str,
         own: Vec<String>,
+        own_env: &[(&'static str, &str)],
     ) -> Process {
         let port = Port::reserve();
         let addr = port.addr();
@@ -147,10 +147,12 @@ impl Cluster {
         let name = format!("{role}-{}", index + 1);
         let fixed = [role, addr_flag, &addr.to_string(), "--broker", &self.broker_url(), "--process-name", &name]
             .map(str::to_owned);
+        let shared_env = self.options.env.iter().map(|(name, value)| (*name, value.as_str()));
+        let env = shared_env.chain(own_env.iter().copied());
         let spec = Spec {
             program: env!("CARGO_BIN_EXE_forebay").into(),
             args: fixed.into_iter().chain(own).collect(),
-            env: self.options.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             addr,
             ready_addr: addr,
             ready_path,
@@ -187,18 +189,13 @@ impl Cluster {
         format!("nats://{}", self.nats_port.addr())
     }
 
-    /// Status pages of the broker: `/jsz`, `/connz` …
-    pub fn nats_monitor_addr(&self) -> SocketAddr {
-        self.nats_monitor.addr()
-    }
-
     /// What clients call the model.
     pub fn model_name(&self) -> &str {
         let model = self.options.model.trim_end_matches('/');
         if Path::new(model).is_dir() { model.rsplit('/').next().unwrap_or(model) } else { model }
     }
 
-    pub fn logs(&self) -> PathBuf {
+    fn logs(&self) -> PathBuf {
         self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path().join("logs")
     }
 

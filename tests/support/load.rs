@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::Client;
@@ -60,11 +60,6 @@ impl Load {
     /// Sent as `x-request-timeout`, in seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
-        self
-    }
-
-    pub fn verify(mut self, verify: impl Fn(&str, &Value) -> Result<(), String> + Send + Sync + 'static) -> Self {
-        self.verify = Arc::new(verify);
         self
     }
 

@@ -5,7 +5,7 @@
 //! let load = Load::new(&cluster).concurrency(16).start();
 //! cluster.worker(0).kill9();
 //! let report = load.stop().await;
-//! assert!(report.all_answered(), "{report}");
+//! assert!(report.all_right(), "{report}");
 //! ```
 //!
 //! Everything listens on ports that no other test uses. Whatever happens, a panic or a kill of the test included, no
@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod load;
 pub mod ports;
 pub mod process;
+pub mod queue;
 pub mod report;
 pub mod verify;
 

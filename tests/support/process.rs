@@ -118,7 +118,7 @@ impl Process {
         self.signal(Signal::SIGCONT);
     }
 
-    pub fn signal(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         let pid = self.pid().unwrap_or_else(|| panic!("{} does not run\n{}", self.spec.name, self.log_tail(40)));
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("a child can be signalled until it is waited for");
     }

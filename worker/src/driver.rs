@@ -158,7 +158,8 @@ impl Driver {
         for work in jobs {
             tokens.push(&work.ids);
         }
-        let span = tracing::debug_span!("batch", rows = jobs.len(), tokens = tokens.tokens());
+        let span =
+            tracing::debug_span!("batch", model = %self.counters.model(), rows = jobs.len(), tokens = tokens.tokens());
         let _entered = span.enter();
         if tracing::enabled!(tracing::Level::DEBUG) {
             for work in jobs {

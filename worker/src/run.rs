@@ -1,7 +1,6 @@
 //! A worker's life: load, connect, work, drain.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -24,7 +23,7 @@ use crate::gauge::{Pulse, Waiting};
 use crate::intake::{Intake, Prefetch};
 use crate::models::{self, Encoder, LoadProgress, LoadedModel, ModelInfo, TokenBatch};
 use crate::output_check::OutputCheck;
-use crate::pages;
+use crate::pages::{self, Health, Phase};
 use crate::prepare::{Bench, Preparer};
 use crate::progress::Progress;
 use crate::reply::{self, Replier};
@@ -44,9 +43,9 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let boot = BootId::random();
     let name = process.name(Role::Worker);
     let metrics = WorkerMetrics::new();
-    let ready = Arc::new(AtomicBool::new(false));
+    let health = Health::new();
     let (listener, addr) = pages::bind(args.metrics_addr).await?;
-    tokio::spawn(pages::serve(listener, metrics.clone(), Arc::clone(&ready)));
+    tokio::spawn(pages::serve(listener, metrics.clone(), health.clone()));
 
     let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
     let models_table = streams::ensure_bucket(&control.jetstream(), streams::MODELS_BUCKET).await?;
@@ -58,9 +57,17 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
     let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock);
 
-    let loaded = load(&args, &metrics).await?;
+    let (loaded, device) = match load(&args, &metrics, &health).await {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            // With the last report goes the count of the failure.
+            reporter.goodbye().await;
+            return Err(error);
+        }
+    };
+    health.set(Phase::Announcing);
     let record = announce::record(&loaded.info);
-    let device = "cpu".to_owned();
+    let device = device.kind().to_owned();
     reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device }]);
     streams::ensure_jobs(&control.jetstream(), &record.token).await?;
     announce::register(&models_table, &record).await?;
@@ -70,12 +77,12 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let announcer = Announcer::new(control.client.clone(), live);
     let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics)?;
     let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
-    ready.store(true, Ordering::Relaxed);
+    health.set(Phase::Ready);
     reporter.set_state(ProcessState::Ready);
     tracing::info!(model = %record.name, token = %record.token, pages = %addr, "ready");
 
     let result = engine.work(shutdown, &mut announcing, || async {
-        ready.store(false, Ordering::Relaxed);
+        health.set(Phase::Draining);
         reporter.set_state(ProcessState::Draining);
         announcer.draining().await;
     });
@@ -110,21 +117,22 @@ fn start_reporter(
 }
 
 /// Loads and warms the model on a thread that may block.
-async fn load(args: &WorkerArgs, metrics: &WorkerMetrics) -> anyhow::Result<LoadedModel> {
+async fn load(args: &WorkerArgs, metrics: &WorkerMetrics, health: &Health) -> anyhow::Result<(LoadedModel, Device)> {
     let begun = Instant::now();
     let (source, threads) = (args.source(), args.compute_threads());
+    let shown = health.clone();
+    shown.set(Phase::Opening);
     let loading = tokio::task::spawn_blocking(move || {
         let device = Device::cpu(Some(threads)).map_err(|error| models::ModelError::Device(error.to_string()))?;
-        let mut loaded = models::load(&source, &device, &log_progress)?;
+        let mut loaded = models::load(&source, &device, &|progress| show_progress(progress, &shown))?;
         warm(loaded.encoder.as_mut());
-        Ok::<_, models::ModelError>(loaded)
+        Ok::<_, models::ModelError>((loaded, device))
     });
-    let mut loaded = loading.await.context("loading the model panicked")?.inspect_err(|_| {
-        metrics.model_load_errors_total.with(&(ModelName::from(args.model.as_str()),)).inc();
+    let (mut loaded, device) = loading.await.context("loading the model panicked")?.inspect_err(|_| {
+        let model = ModelName::from(args.served_name.as_deref().unwrap_or(&args.model));
+        metrics.register_model(&model);
+        metrics.model_load_errors_total.with(&(model,)).inc();
     })?;
-    if let Some(served) = &args.served_name {
-        loaded.info.name = served.clone();
-    }
     let info = &mut loaded.info;
     if let Some(served) = &args.served_name {
         info.name = served.clone();
@@ -132,16 +140,20 @@ async fn load(args: &WorkerArgs, metrics: &WorkerMetrics) -> anyhow::Result<Load
         info.token =
             forebay_shared::model::token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
     }
-    describe(info, metrics, begun.elapsed());
-    Ok(loaded)
+    describe(info, device.kind(), metrics, begun.elapsed());
+    Ok((loaded, device))
 }
 
-fn log_progress(progress: LoadProgress) {
+fn show_progress(progress: LoadProgress, health: &Health) {
     match progress {
         LoadProgress::Downloading { done_bytes, total_bytes } => {
+            health.set(Phase::Downloading { done_bytes, total_bytes });
             tracing::debug!(done_bytes, total_bytes, "downloading");
         }
-        LoadProgress::Loading { size_bytes } => tracing::info!(size_bytes, "loading weights"),
+        LoadProgress::Loading { size_bytes } => {
+            health.set(Phase::Loading { size_bytes });
+            tracing::info!(size_bytes, "loading weights");
+        }
         LoadProgress::Ready => {}
     }
 }
@@ -154,12 +166,12 @@ fn warm(encoder: &mut dyn Encoder) {
     }
 }
 
-fn describe(info: &ModelInfo, metrics: &WorkerMetrics, took: Duration) {
+fn describe(info: &ModelInfo, device: &str, metrics: &WorkerMetrics, took: Duration) {
     let model = ModelName::from(info.name.as_str());
     metrics.register_model(&model);
     let one = (model.clone(),);
     let version = &info.weights_digest[..info.weights_digest.len().min(12)];
-    let facts = [version, &info.architecture, &info.dtype, "cpu"].map(Fact::new);
+    let facts = [version, &info.architecture, &info.dtype, device].map(Fact::new);
     let [version, architecture, dtype, device] = facts;
     metrics.model_info.with(&(model, version, architecture, dtype, device)).set(1.0);
     metrics.models_loaded.set(1.0);

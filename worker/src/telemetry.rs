@@ -47,6 +47,10 @@ impl ModelCounters {
         }
     }
 
+    pub(crate) fn model(&self) -> &ModelName {
+        &self.model
+    }
+
     pub(crate) fn jobs(&self, outcome: Outcome, count: u64) {
         match outcome {
             Outcome::Ok => self.ok.inc_by(count),

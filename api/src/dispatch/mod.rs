@@ -130,6 +130,7 @@ impl Dispatch {
             let id = JobId::random();
             let job = Job { id, enqueued_us, deadline_us, trace: Some(trace), task: task.clone(), input };
             waiting.ids.push(id);
+            tracing::debug!(job = %id, model = %model.name, "accepted");
             let ready = Ready { job, gather: Arc::clone(&gather), index, deadline };
             // The channel holds as many jobs as may be admitted, so a full one means the same as no admission.
             queue.jobs.try_send(ready).map_err(|_| self.shared.overloaded())?;

@@ -153,7 +153,7 @@ impl Publisher {
                 Ok(ack) => match ack.await {
                     Ok(ack) if ack.duplicate && attempt == 0 => {
                         tracing::error!(id = outgoing.message_id, "the broker took a first publish for a duplicate");
-                        return;
+                        return self.fail(&outgoing, &JobError::Internal);
                     }
                     Ok(_) => return,
                     Err(error) => error,

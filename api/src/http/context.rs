@@ -106,12 +106,8 @@ fn is_usable_id(id: &HeaderValue) -> bool {
 
 /// 32 hexadecimal digits.
 fn new_request_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<[u8; 16]>()) {
-        pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-    }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a header value")
+    let text = forebay_shared::ids::hex(&rand::random::<[u8; 16]>());
+    HeaderValue::try_from(text).expect("hexadecimal digits are a header value")
 }
 
 #[cfg(test)]

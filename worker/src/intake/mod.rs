@@ -35,6 +35,8 @@ use pull::LanePull;
 
 /// Re-pulls after a reconnect are spread over this, so that a fleet does not return in one wave.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
+/// Back to the queue, for a later try.
+const TRY_AGAIN: &str = r#"-NAK {"delay":1000000000}"#;
 /// Pause after the broker refused a request: the consumer is gone, or its leader.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 
@@ -113,6 +115,7 @@ impl Intake {
         let mut wake = now + Duration::from_secs(5);
         for lane in &mut pulling.lanes {
             if !lane.is_open(now) {
+                lane.forget();
                 let messages = self.prefetch.messages(lane.lane(), &holdings);
                 if messages > 0 {
                     lane.ask(&self.link.client, messages, now).await?;
@@ -150,7 +153,7 @@ impl Intake {
         let Some(ack) = message.reply else { return };
         let bundle: Bundle = match codec::decode(&message.payload) {
             Ok(bundle) => bundle,
-            Err(error) => return self.refuse(&ack, error),
+            Err(error) => return self.refuse(&ack, &error),
         };
         let taken = Taken {
             api: bundle.api,
@@ -179,16 +182,12 @@ impl Intake {
     }
 
     /// A message that cannot be read.
-    fn refuse(&self, ack: &str, error: CodecError) {
-        let answer = match error {
-            // A newer process will understand it.
-            CodecError::Version(_) => r#"-NAK {"delay":1000000000}"#,
-            _ => "+TERM",
-        };
-        tracing::error!(%error, "a bundle cannot be read");
+    fn refuse(&self, ack: &str, error: &CodecError) {
+        // Never terminated: a newer process may understand it, and what nobody can read ends by its deadline.
+        tracing::error!(%error, "a bundle cannot be read; it goes back for another worker");
         let (client, ack) = (self.link.client.clone(), ack.to_owned());
         tokio::spawn(async move {
-            let _lost = client.publish(ack, answer.into()).await;
+            let _lost = client.publish(ack, TRY_AGAIN.into()).await;
         });
     }
 

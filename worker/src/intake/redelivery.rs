@@ -13,11 +13,10 @@ use forebay_shared::codec;
 use forebay_shared::job::{Ask, AskAnswer, Job, Verdict};
 use forebay_shared::subjects;
 
-use super::Intake;
+use super::{Intake, TRY_AGAIN};
 use crate::delivery::Delivery;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-const TRY_AGAIN: &str = r#"-NAK {"delay":1000000000}"#;
 
 /// What the api said.
 enum Answer {

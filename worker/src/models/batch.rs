@@ -141,10 +141,6 @@ impl Embeddings {
     pub fn as_slice(&self) -> &[f32] {
         &self.data
     }
-
-    pub fn into_vec(self) -> Vec<f32> {
-        self.data
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ crate::metrics::schema::metrics! {
     pub struct ApiMetrics for Api {
         /// HTTP requests answered, by route template and status.
         http_requests_total: Counter { method: Method, route: Route, status: Status } merge Sum,
-        /// Seconds from the first byte of a request to the last byte of its answer.
+        /// Seconds from the head of a request to its complete answer, ready to be sent.
         http_request_duration_seconds: Histogram { method: Method, route: Route } buckets LATENCY_SECONDS merge Sum,
         /// HTTP requests being served at this moment.
         http_requests_in_progress: Gauge {} merge Sum,

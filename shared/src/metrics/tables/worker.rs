@@ -4,7 +4,7 @@ use crate::metrics::labels::{Anomaly, CloseReason, EngineFault, Fact, Outcome};
 crate::metrics::schema::metrics! {
     /// What one worker process counts.
     pub struct WorkerMetrics for Worker {
-        /// Jobs finished, by outcome. Incremented once per job, when its reply is published.
+        /// Jobs finished, by outcome. Incremented once per job, when its reply is made.
         jobs_total: Counter { model: ModelName, outcome: Outcome } merge Sum,
         /// Rows that went through the model.
         rows_total: Counter { model: ModelName } merge Sum,
@@ -18,7 +18,7 @@ crate::metrics::schema::metrics! {
         batch_tokens: Histogram { model: ModelName } buckets TOKENS merge Sum,
         /// Tokens in one batch as a share of the limit, or rows where they are nearer to theirs.
         batch_fill_ratio: Histogram { model: ModelName } buckets RATIO merge Sum,
-        /// Batches on the device or waiting for it.
+        /// Batches on the device.
         batches_in_flight: Gauge {} merge Sum,
         /// Batches by the reason why they closed.
         batches_closed_total: Counter { model: ModelName, reason: CloseReason } merge Sum,
@@ -32,7 +32,7 @@ crate::metrics::schema::metrics! {
         redelivered_total: Counter { model: ModelName } merge Sum,
         /// Jobs dropped before they ran because their deadline had passed.
         expired_total: Counter { model: ModelName } merge Sum,
-        /// Jobs dropped before they ran because nobody wanted them any more.
+        /// Jobs dropped before they ran because nobody wanted them any more, or another worker has them by now.
         cancelled_total: Counter { model: ModelName } merge Sum,
         /// Models that are loaded and warm.
         models_loaded: Gauge {} merge Sum,
