@@ -206,7 +206,8 @@ async fn a_frozen_worker_delays_only_what_it_held_and_does_no_harm_when_it_thaws
 
 #[tokio::test]
 async fn a_worker_with_a_stuck_engine_gives_its_work_back_and_ends_by_itself() {
-    let mut cluster = Cluster::start(simulated(1)).await;
+    let mut o = simulated(1);
+    let mut cluster = Cluster::start(o).await;
     // A request of 300 words holds this one for half a minute; its own warm-up of 16 tokens takes 1.6 s.
     cluster.add_worker_with(&[
         ("FOREBAY_SIMULATED_BASE", "0s"),

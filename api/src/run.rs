@@ -53,7 +53,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         Arc::clone(&registry),
         args.max_in_flight_jobs,
     ));
-    dispatch.listen().await.context("cannot listen for answers")?;
+    let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&control, models).await?;
 
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
@@ -63,7 +63,11 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     tracing::info!(address = %listener.local_addr()?, "ready");
 
     let state = http::AppState::new(dispatch, registry, metrics, limits);
-    let result = http::serve(listener, own_page, state, shutdown, GRACE).await;
+    let result = tokio::select! {
+        served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
+        // Without it every request would run into its deadline: better to be started again.
+        ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
+    };
     reporter.goodbye().await;
     result
 }

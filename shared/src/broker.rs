@@ -1,8 +1,8 @@
 //! Connections to NATS, one per purpose, so that a bulk transfer cannot delay an acknowledgement.
 //!
 //! async-nats reconnects by itself; this module gives every connection a name, a per-boot inbox, full-jitter back-off,
-//! and a [`Link`] that tells what happened: whether it is up, how often it was made anew (its **epoch**: a lease taken in
-//! an earlier epoch is void), and how often a subscription overflowed.
+//! and a [`Link`] that tells what happened: whether it is up, its **epoch** (a lease taken in an earlier one is void),
+//! and how often a subscription overflowed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,12 +39,13 @@ impl Link {
         self.state.up.load(Ordering::Relaxed)
     }
 
-    /// Number of times this connection was made. What was asked of the broker in an earlier epoch may be forgotten.
+    /// Changes whenever this connection is made or lost. What was asked of the broker, or lent by it, in an earlier epoch
+    /// is void.
     pub fn epoch(&self) -> u64 {
         *self.epochs.borrow()
     }
 
-    /// Changes each time the connection is made anew.
+    /// Follows [`Self::epoch`].
     pub fn epochs(&self) -> watch::Receiver<u64> {
         self.epochs.clone()
     }
@@ -52,6 +53,14 @@ impl Link {
     /// Messages dropped because a subscription's buffer was full. Anything above 0 is a sizing error.
     pub fn slow_consumers(&self) -> u64 {
         self.state.slow_consumers.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything handed to the connection is written, for [`REQUEST_TIMEOUT`] at most: the client's own flush
+    /// waits for ever while the broker is away.
+    pub async fn flush(&self) {
+        if tokio::time::timeout(REQUEST_TIMEOUT, self.client.flush()).await.is_err() {
+            tracing::warn!("the broker did not take the last messages in time");
+        }
     }
 
     /// JetStream with a short time-out: a publish in flight when the broker dies does not fail by itself.
@@ -136,6 +145,7 @@ fn on_event(state: &LinkState, event: &Event) {
         }
         Event::Disconnected | Event::Closed => {
             state.up.store(false, Ordering::Relaxed);
+            state.epoch.send_modify(|epoch| *epoch += 1);
             tracing::warn!("lost the broker; reconnecting");
         }
         Event::SlowConsumer(_) => {

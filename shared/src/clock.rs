@@ -15,6 +15,9 @@ use time::format_description::well_known::Rfc3339;
 /// How often the offset is estimated again.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A reading is never ignored below this round trip.
+const USEFUL_ROUND_TRIP_US: u64 = 20_000;
+
 /// A shared reading of broker time. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BrokerClock(Arc<Inner>);
@@ -24,6 +27,8 @@ struct Inner {
     origin: Instant,
     /// Broker time at `origin`, microseconds since the Unix epoch.
     at_origin_us: AtomicU64,
+    /// Shortest round trip of a reading so far, in microseconds.
+    best_round_trip_us: AtomicU64,
 }
 
 impl Default for BrokerClock {
@@ -36,7 +41,11 @@ impl BrokerClock {
     /// Starts from the host's wall clock: right on one machine, corrected by the first estimate elsewhere.
     pub fn from_wall_clock() -> Self {
         let at_origin_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        Self(Arc::new(Inner { origin: Instant::now(), at_origin_us: AtomicU64::new(at_origin_us) }))
+        Self(Arc::new(Inner {
+            origin: Instant::now(),
+            at_origin_us: AtomicU64::new(at_origin_us),
+            best_round_trip_us: AtomicU64::new(u64::MAX),
+        }))
     }
 
     /// Broker time now, in microseconds since the Unix epoch.
@@ -65,8 +74,14 @@ impl BrokerClock {
         }
     }
 
-    /// Takes a reading: the broker said `broker_us` somewhere between `sent` and `received`.
+    /// Takes a reading: the broker said `broker_us` somewhere between `sent` and `received`. A reading whose round trip is
+    /// much longer than the best so far says little about the moment in between and is ignored.
     pub fn observe(&self, sent: Instant, received: Instant, broker_us: u64) {
+        let round_trip_us = received.duration_since(sent).as_micros() as u64;
+        let best_us = self.0.best_round_trip_us.fetch_min(round_trip_us, Ordering::Relaxed);
+        if round_trip_us > best_us.saturating_mul(3).max(USEFUL_ROUND_TRIP_US) {
+            return;
+        }
         let midpoint = sent + received.duration_since(sent) / 2;
         let since_origin = midpoint.saturating_duration_since(self.0.origin).as_micros() as u64;
         self.0.at_origin_us.store(broker_us.saturating_sub(since_origin), Ordering::Relaxed);
@@ -126,6 +141,16 @@ mod tests {
         let received = sent + Duration::from_millis(10);
         clock.observe(sent, received, 5_000_000_000);
         assert!(clock.at(received).abs_diff(5_000_005_000) <= 1);
+    }
+
+    #[test]
+    fn a_reading_that_took_long_does_not_move_the_clock() {
+        let clock = BrokerClock::from_wall_clock();
+        let sent = Instant::now();
+        clock.observe(sent, sent + Duration::from_millis(1), 5_000_000_000);
+        let before = clock.at(sent);
+        clock.observe(sent, sent + Duration::from_millis(600), 9_000_000_000);
+        assert_eq!(clock.at(sent), before);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Envelopes on NATS: one version byte, then MessagePack with structs as arrays.
 //!
-//! Every process reads versions [`OLDEST`]`..=`[`VERSION`] and writes [`VERSION`]. Fields are only ever appended, with a
-//! default, within a version; anything else makes a new one. The frozen bytes of every released version are tests.
+//! Every process reads versions [`OLDEST`]`..=`[`VERSION`] and writes [`VERSION`]. Any change of a field makes a new
+//! version, an appended one too: arrays of another length cannot be read. The frozen bytes of every released version are
+//! tests. A message that cannot be read goes back to the queue, for a process that can.
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -124,20 +124,22 @@ pub async fn ensure_jobs(js: &jetstream::Context, token: &ModelToken) -> Result<
                 Err(_) => return Err(error),
             },
         };
-        let found = ConsumerFields::of(
-            &found.filter_subject,
-            found.ack_wait,
-            found.max_deliver,
-            found.max_ack_pending,
-            found.max_waiting,
-        );
-        let wanted = ConsumerFields::of(
-            &wanted.filter_subject,
-            wanted.ack_wait,
-            wanted.max_deliver,
-            wanted.max_ack_pending,
-            wanted.max_waiting,
-        );
+        let found = consumer_fields(Fields {
+            version: found.metadata.get(VERSION_KEY),
+            filter: &found.filter_subject,
+            ack_wait: found.ack_wait,
+            backoff: &found.backoff,
+            limits: [found.max_deliver, found.max_ack_pending, found.max_waiting],
+            ack_policy: found.ack_policy,
+        });
+        let wanted = consumer_fields(Fields {
+            version: wanted.metadata.get(VERSION_KEY),
+            filter: &wanted.filter_subject,
+            ack_wait: wanted.ack_wait,
+            backoff: &wanted.backoff,
+            limits: [wanted.max_deliver, wanted.max_ack_pending, wanted.max_waiting],
+            ack_policy: wanted.ack_policy,
+        });
         check("consumer", &name, &found, &wanted)?;
     }
     Ok(())
@@ -201,23 +203,33 @@ fn stream_fields(config: &StreamConfig) -> Vec<Field> {
         ("discard", format!("{:?}", config.discard)),
         ("max_msgs", config.max_messages.to_string()),
         ("max_bytes", config.max_bytes.to_string()),
+        ("max_age", format!("{:?}", config.max_age)),
         ("duplicate_window", format!("{:?}", config.duplicate_window)),
         ("allow_msg_ttl", config.allow_message_ttl.to_string()),
     ]
 }
 
-struct ConsumerFields;
+/// What is compared of a consumer: the client has one type for asking and another for what is there.
+struct Fields<'a> {
+    version: Option<&'a String>,
+    filter: &'a str,
+    ack_wait: Duration,
+    backoff: &'a [Duration],
+    limits: [i64; 3],
+    ack_policy: AckPolicy,
+}
 
-impl ConsumerFields {
-    fn of(filter: &str, ack_wait: Duration, max_deliver: i64, max_ack_pending: i64, max_waiting: i64) -> Vec<Field> {
-        vec![
-            ("filter_subject", filter.to_owned()),
-            ("ack_wait", format!("{ack_wait:?}")),
-            ("max_deliver", max_deliver.to_string()),
-            ("max_ack_pending", max_ack_pending.to_string()),
-            ("max_waiting", max_waiting.to_string()),
-        ]
-    }
+fn consumer_fields(of: Fields<'_>) -> Vec<Field> {
+    vec![
+        ("definitions version", of.version.cloned().unwrap_or_else(|| "none".to_owned())),
+        ("filter_subject", of.filter.to_owned()),
+        ("ack_policy", format!("{:?}", of.ack_policy)),
+        ("ack_wait", format!("{:?}", of.ack_wait)),
+        ("backoff", format!("{:?}", of.backoff)),
+        ("max_deliver", of.limits[0].to_string()),
+        ("max_ack_pending", of.limits[1].to_string()),
+        ("max_waiting", of.limits[2].to_string()),
+    ]
 }
 
 fn check(kind: &'static str, name: &str, found: &[Field], wanted: &[Field]) -> Result<(), EnsureError> {

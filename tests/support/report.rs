@@ -106,7 +106,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} sent, {} right, {} wrong, {} broken, by status {:?}; {:.0}/s, p50 {:?}, p99 {:?}, longest gap {:?}",
+            "{} sent, {} right, {} wrong, {} broken, by status {:?}; {:.0}/s, p50 {:?}, p99 {:?}, max {:?}, longest gap {:?}",
             self.sent(),
             self.right(),
             self.wrong(),
@@ -115,6 +115,7 @@ impl fmt::Display for Report {
             self.throughput(),
             self.latency(0.5),
             self.latency(0.99),
+            self.latency(1.0),
             self.max_gap()
         )?;
         let failed = self.samples.iter().filter(|sample| sample.result != Seen::Right);

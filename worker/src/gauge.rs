@@ -1,6 +1,6 @@
 //! Counts shared between the worker's threads: what waits, and whether the engine advances.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use forebay_shared::ids::Lane;
@@ -29,6 +29,8 @@ impl Waiting {
 
     /// Wakes the intake if it waits for room. Called after any number of [`remove`](Self::remove).
     pub(crate) fn announce_room(&self) {
+        // Together with the fence in `mark_starved`: either we see that it waits, or it sees the room we made.
+        fence(Ordering::SeqCst);
         if self.starved.swap(false, Ordering::AcqRel) {
             self.room.notify_one();
         }
@@ -41,6 +43,7 @@ impl Waiting {
     /// Marks the intake as waiting; read the counts once more after this and before waiting.
     pub(crate) fn mark_starved(&self) {
         self.starved.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) async fn room(&self) {

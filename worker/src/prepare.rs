@@ -4,6 +4,7 @@
 //! once. Inputs that cannot be tokenised are answered from here. A model that costs nothing to run is prepared on the
 //! caller's thread: a hand-over would cost more than the work.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -108,7 +109,12 @@ impl Bench {
             let deadline = self.clock.instant(job.deadline_us);
             let estimated = estimated_tokens(job.input.len_bytes());
             let (id, trace, enqueued_us) = (job.id, job.trace, job.enqueued_us);
-            match self.tokenize(&job, deadline) {
+            // A tokeniser that panics on one text must not take the thread, and with it all that follows.
+            let tokenized = std::panic::catch_unwind(AssertUnwindSafe(|| self.tokenize(&job, deadline)));
+            match tokenized.unwrap_or_else(|_| {
+                tracing::error!(job = %id, "the tokenizer panicked");
+                Err(JobError::Internal)
+            }) {
                 Ok((ids, params)) => prepared.push(QueuedJob {
                     tokens: ids.len(),
                     lane: sched_lane(delivery.lane),
@@ -137,7 +143,7 @@ impl Bench {
             self.replies.failed(Arc::clone(&delivery), failed);
         }
         if !prepared.is_empty() {
-            // A driver that is gone has ended the worker; the broker gives the work to another.
+            // The end of the driver ends the worker; the broker gives the work to another.
             let _gone = self.driver.send(prepared);
         }
     }

@@ -30,6 +30,10 @@ impl Progress {
             if self.pulse.is_stalled(self.stall_limit, now) {
                 return self.give_back(now).await;
             }
+            if !self.link.is_up() {
+                // What is said now would be heard after the reconnect, about deliveries that may be another's by then.
+                continue;
+            }
             for ack in self.deliveries.progress(self.link.epoch(), now) {
                 let _lost = self.link.client.publish(ack, "+WPI".into()).await;
             }
@@ -38,9 +42,12 @@ impl Progress {
 
     /// Hands everything that is still ours to other workers.
     pub(crate) async fn give_back(&self, now: Instant) {
+        if !self.link.is_up() {
+            return;
+        }
         for ack in self.deliveries.give_back(self.link.epoch(), now) {
             let _lost = self.link.client.publish(ack, "-NAK".into()).await;
         }
-        let _closed = self.link.client.flush().await;
+        self.link.flush().await;
     }
 }

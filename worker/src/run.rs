@@ -14,6 +14,8 @@ use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_shared::shutdown::{self, Shutdown};
 use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
 use forebay_shared::streams;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::announce::{self, Announcer};
 use crate::delivery::Deliveries;
@@ -190,6 +192,9 @@ struct Engine {
     intake: Arc<Intake>,
     progress: Progress,
     replies: Link,
+    replier: JoinHandle<()>,
+    /// Resolves when the engine's thread is gone.
+    driver_gone: oneshot::Receiver<()>,
     drain_timeout: Duration,
 }
 
@@ -228,7 +233,7 @@ impl Engine {
             deliveries: Arc::clone(&deliveries),
             waiting: Arc::clone(&waiting),
             pulse: Arc::clone(&pulse),
-            clock,
+            clock: clock.clone(),
             counters: Arc::clone(&counters),
         };
         let replier = Replier {
@@ -241,6 +246,8 @@ impl Engine {
         };
         let intake = Arc::new(Intake {
             link: pull.clone(),
+            replies: replies.clone(),
+            clock: clock.clone(),
             boot,
             token: info.token.clone(),
             prefetch: Prefetch { max_rows: limits.max_rows, max_tokens: limits.max_tokens },
@@ -249,12 +256,17 @@ impl Engine {
             preparer: Preparer::start(bench, tokenizer_threads)?,
             counters,
         });
-        tokio::spawn(replier.run(answers));
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || driver.run())?;
+        let (alive, driver_gone) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let _until_the_end = alive;
+            driver.run();
+        })?;
         Ok(Self {
             intake,
             progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit },
             replies,
+            replier: tokio::spawn(replier.run(answers)),
+            driver_gone,
             drain_timeout: args.drain_timeout,
         })
     }
@@ -263,10 +275,10 @@ impl Engine {
     async fn work<F: Future<Output = ()>>(
         self,
         mut shutdown: Shutdown,
-        announcing: &mut tokio::task::JoinHandle<anyhow::Result<()>>,
+        announcing: &mut JoinHandle<anyhow::Result<()>>,
         draining: impl FnOnce() -> F,
     ) -> anyhow::Result<()> {
-        let Self { intake, progress, replies, drain_timeout } = self;
+        let Self { intake, progress, replies, mut replier, driver_gone, drain_timeout } = self;
         let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
         let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
         let stall_limit = giving_back.stall_limit;
@@ -278,6 +290,9 @@ impl Engine {
             () = shutdown.fired() => {}
             ended = &mut taking => return ended?.context("the intake ended"),
             ended = announcing => return ended?.context("the announcements ended"),
+            // Work would be taken and never answered: better to be started again.
+            ended = &mut replier => anyhow::bail!("the task that answers ended: {ended:?}"),
+            _ = driver_gone => anyhow::bail!("the engine's thread ended; its last log line says why"),
             _ = &mut watching => {
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
@@ -294,7 +309,7 @@ impl Engine {
         // 3. The rest is for others.
         giving_back.give_back(Instant::now()).await;
         watching.abort();
-        let _closed = replies.client.flush().await;
+        replies.flush().await;
         if stopped_taking.is_err() {
             tracing::warn!("stopped before everything in flight was given back; it comes round after ack_wait");
         }

@@ -30,6 +30,7 @@ use forebay_shared::trace::TraceContext;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::registry::Registry;
 use gather::Gather;
@@ -118,14 +119,18 @@ impl Dispatch {
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
         let Submission { model, lane, task, rows, deadline, trace } = submission;
         self.check_reachable(&model)?;
+        if rows.len() > self.max_in_flight {
+            return Err(JobError::TooManyInputs { got: rows.len(), max: self.max_in_flight });
+        }
         let in_flight = InFlight::admit(&self.shared, rows.len(), self.max_in_flight)
             .inspect_err(|_| self.shared.refused(&model, Refusal::Jobs))?;
         let now = Instant::now();
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
+        let queue = self.lane(&model, lane);
+        // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
+        let mut waiting = Waiting { shared: &self.shared, ids: Vec::with_capacity(rows.len()) };
         let (gather, answer) = Gather::new(rows.len());
         let gather = Arc::new(gather);
-        let queue = self.lane(&model, lane);
-        let mut waiting = Waiting { shared: &self.shared, ids: Vec::with_capacity(rows.len()) };
         for (index, input) in rows.into_iter().enumerate() {
             let id = JobId::random();
             let job = Job { id, enqueued_us, deadline_us, trace: Some(trace), task: task.clone(), input };
@@ -165,25 +170,28 @@ impl Dispatch {
     /// The publisher of one model and lane, started on first use.
     fn lane(&self, model: &ModelRecord, lane: Lane) -> LaneQueue {
         let key = (model.token.clone(), lane);
-        if let Some(queue) = self.lanes.read().get(&key) {
+        let open = |queue: &&LaneQueue| !queue.jobs.is_closed();
+        if let Some(queue) = self.lanes.read().get(&key).filter(open) {
             return queue.clone();
         }
         let mut lanes = self.lanes.write();
-        let queue = lanes.entry(key).or_insert_with(|| {
-            let (jobs, ready) = mpsc::channel(self.max_in_flight);
-            let publisher =
-                publisher::Publisher::new(Arc::clone(&self.shared), Arc::clone(&self.registry), model, lane);
-            tokio::spawn(publisher.run(ready));
-            LaneQueue { jobs, unpublished: self.shared.unpublished(&model.name, lane) }
-        });
-        queue.clone()
+        if let Some(queue) = lanes.get(&key).filter(open) {
+            return queue.clone();
+        }
+        let (jobs, ready) = mpsc::channel(self.max_in_flight);
+        let publisher = publisher::Publisher::new(Arc::clone(&self.shared), Arc::clone(&self.registry), model, lane);
+        tokio::spawn(publisher.run(ready));
+        let queue = LaneQueue { jobs, unpublished: self.shared.unpublished(&model.name, lane) };
+        lanes.insert(key, queue.clone());
+        queue
     }
 
-    /// Starts the task that takes answers and the questions of workers; returns once its subscriptions stand.
+    /// Starts the tasks that take answers and the questions of workers; returns once their subscriptions stand. They run
+    /// as long as the process: an end of one is a reason to end.
     ///
     /// # Errors
     /// The broker refused a subscription.
-    pub async fn listen(&self) -> Result<(), async_nats::SubscribeError> {
+    pub async fn listen(&self) -> Result<JoinSet<()>, async_nats::SubscribeError> {
         replies::listen(Arc::clone(&self.shared)).await
     }
 
@@ -227,8 +235,7 @@ impl<'a> InFlight<'a> {
     fn admit(shared: &'a Shared, rows: usize, max: usize) -> Result<Self, JobError> {
         let before = shared.in_flight.fetch_add(rows, Ordering::Relaxed);
         let admitted = Self { shared, rows };
-        // A request larger than the whole limit is let in alone rather than never.
-        if before + rows > max && before > 0 { Err(shared.overloaded()) } else { Ok(admitted) }
+        if before + rows > max { Err(shared.overloaded()) } else { Ok(admitted) }
     }
 }
 

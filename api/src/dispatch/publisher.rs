@@ -5,6 +5,7 @@
 //! beside the answers; when the broker's acknowledgement does not come, the identical bytes are sent again under the same
 //! id, for at most half of the duplicate window, and never while all of its jobs are already answered.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,10 +79,10 @@ impl Publisher {
             turn.retain(|ready| !ready.gather.is_over());
             publisher.unpublished.sub((before - turn.len()) as f64);
             let limit = bundler::bundle_limit(turn.len(), publisher.registry.live_workers(&publisher.token));
-            while !turn.is_empty() {
-                let jobs = bundler::take(turn.iter().map(|ready| ready.job.input.len_bytes()), limit);
-                let bundle = turn.drain(..jobs).collect();
-                publisher.publish(bundle).await;
+            let mut rest = VecDeque::from(std::mem::replace(&mut turn, Vec::with_capacity(TURN)));
+            while !rest.is_empty() {
+                let jobs = bundler::take(rest.iter().map(|ready| ready.job.input.len_bytes()), limit);
+                publisher.publish(rest.drain(..jobs).collect()).await;
             }
         }
     }
@@ -91,6 +92,12 @@ impl Publisher {
             Ok(outgoing) => outgoing,
             Err(error) => return tracing::error!(%error, "could not encode a bundle"),
         };
+        if !self.shared.publish.is_up() {
+            // Nothing waits in the client: it would go out on reconnect, when nobody may want it any more.
+            self.unpublished.sub(outgoing.ids.len() as f64);
+            self.shared.metrics.queue_publish_errors_total.with(&(PublishFault::NotConnected,)).inc();
+            return self.fail(&outgoing, &JobError::BrokerUnavailable);
+        }
         let sent = self.send(&outgoing).await;
         let publisher = Arc::clone(self);
         tokio::spawn(async move {
@@ -174,6 +181,9 @@ impl Publisher {
                 return self.fail(&outgoing, &JobError::BrokerUnavailable);
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+            while !self.shared.publish.is_up() && Instant::now() < give_up {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
             if !self.shared.pending.lock().any(&outgoing.ids) {
                 return;
             }

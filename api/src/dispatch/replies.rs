@@ -12,20 +12,22 @@ use forebay_shared::codec;
 use forebay_shared::job::{Ask, AskAnswer, ReplyBatch};
 use forebay_shared::subjects;
 use futures::StreamExt;
+use tokio::task::JoinSet;
 
 use super::Shared;
 
-pub(super) async fn listen(shared: Arc<Shared>) -> Result<(), async_nats::SubscribeError> {
+pub(super) async fn listen(shared: Arc<Shared>) -> Result<JoinSet<()>, async_nats::SubscribeError> {
     let client = shared.replies.client.clone();
     let mut answers = client.subscribe(subjects::replies(shared.boot)).await?;
     let mut questions = client.subscribe(subjects::ask(shared.boot)).await?;
     let asked = Arc::clone(&shared);
-    tokio::spawn(async move {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
         while let Some(message) = answers.next().await {
             shared.on_answer(&message.payload).await;
         }
     });
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         while let Some(message) = questions.next().await {
             if let (Some(reply), Some(answer)) = (message.reply, asked.on_question(&message.payload)) {
                 // If this is lost the worker's question times out and the message comes round again.
@@ -33,7 +35,7 @@ pub(super) async fn listen(shared: Arc<Shared>) -> Result<(), async_nats::Subscr
             }
         }
     });
-    Ok(())
+    Ok(tasks)
 }
 
 impl Shared {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subscriber};
 use forebay_shared::broker::Link;
+use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::ids::{BootId, Lane, ModelToken};
 use forebay_shared::job::{Bundle, Job};
@@ -24,7 +25,7 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::subjects;
 use futures::StreamExt;
 
-use crate::delivery::{Deliveries, Delivery, Taken};
+use crate::delivery::{Deliveries, Taken};
 use crate::gauge::Waiting;
 use crate::prepare::Preparer;
 use crate::telemetry::ModelCounters;
@@ -36,13 +37,18 @@ use pull::LanePull;
 /// Re-pulls after a reconnect are spread over this, so that a fleet does not return in one wave.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
 /// Back to the queue, for a later try.
-const TRY_AGAIN: &str = r#"-NAK {"delay":1000000000}"#;
+const TRY_AGAIN: &str = r#"-NAK {"delay":2000000000}"#;
+/// How soon a lost connection is looked at again.
+const DOWN_PAUSE: Duration = Duration::from_millis(100);
 /// Pause after the broker refused a request: the consumer is gone, or its leader.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the intake needs to know and where it delivers.
 pub(crate) struct Intake {
     pub(crate) link: Link,
+    /// Where answers leave; without it no work is taken.
+    pub(crate) replies: Link,
+    pub(crate) clock: BrokerClock,
     pub(crate) boot: BootId,
     pub(crate) token: ModelToken,
     pub(crate) prefetch: Prefetch,
@@ -69,6 +75,7 @@ impl Intake {
         let inbox = format!("{}.pull.jobs", subjects::inbox_prefix(self.boot));
         let mut messages = self.link.client.subscribe(format!("{inbox}.>")).await?;
         let mut epochs = self.link.epochs();
+        epochs.borrow_and_update();
         let mut pulling = Pulling {
             lanes: Lane::ALL.map(|lane| LanePull::new(&self.token, lane, &inbox)),
             backlog: [0; 3],
@@ -85,8 +92,9 @@ impl Intake {
                 },
                 changed = epochs.changed() => {
                     changed?;
-                    // Requests of the old connection are void.
+                    // Requests of the old connection are void, and what it knew of the queue is old.
                     pulling.lanes.iter_mut().for_each(LanePull::forget);
+                    pulling.backlog = [0; 3];
                     pulling.not_before = Instant::now() + RECONNECT_SPREAD.mul_f64(self.jitter());
                 }
                 () = self.waiting.room() => {}
@@ -108,9 +116,18 @@ impl Intake {
         if now < pulling.not_before {
             return Ok(pulling.not_before);
         }
+        // Asked now, it would be heard after the reconnect, twice; and what cannot be answered is better left to others.
+        if !self.link.is_up() || !self.replies.is_up() {
+            return Ok(now + DOWN_PAUSE);
+        }
         // Marked before the counts are read: room made after this reading wakes us.
         self.waiting.mark_starved();
         let (waiting_rows, waiting_tokens) = self.waiting.snapshot();
+        for lane in &pulling.lanes {
+            if lane.is_unanswered(now) {
+                pulling.backlog[lane.lane().index()] = 0;
+            }
+        }
         let holdings = Holdings { waiting_rows, waiting_tokens, backlog: pulling.backlog };
         let mut wake = now + Duration::from_secs(5);
         for lane in &mut pulling.lanes {
@@ -131,7 +148,7 @@ impl Intake {
         if let Some((lane, _rows)) = subjects::parse_jobs(&message.subject)
             && let Some(info) = message.reply.as_deref().and_then(DeliveryInfo::parse)
         {
-            pulling.lanes[lane.index()].delivered();
+            pulling.lanes[lane.index()].delivered(Instant::now());
             pulling.backlog[lane.index()] = info.pending;
             return self.take_in(message, lane, info);
         }
@@ -139,6 +156,7 @@ impl Intake {
             return tracing::debug!(subject = %message.subject, "unexpected message");
         };
         pulling.lanes[lane.index()].ended(number);
+        pulling.backlog[lane.index()] = 0;
         match message.status.map(|status| status.as_u16()) {
             None | Some(404 | 408) => {}
             status => {
@@ -165,20 +183,21 @@ impl Intake {
             jobs: bundle.jobs.len(),
         };
         let delivery = self.deliveries.take(taken, Instant::now());
+        // Counts against the credit from here on, also while its api is being asked.
+        self.waiting.add(delivery.lane, bundle.jobs.len(), estimate(&bundle.jobs));
         if info.delivered == 1 {
-            self.hand_over(delivery, bundle.jobs, false);
+            self.preparer.prepare(delivery, bundle.jobs, false);
         } else {
             self.counters.redelivered.inc_by(bundle.jobs.len() as u64);
             let intake = Arc::clone(self);
-            tokio::spawn(async move { intake.on_redelivery(delivery, bundle.jobs).await });
+            tokio::spawn(async move { intake.on_redelivery(delivery, bundle.jobs, info.delivered).await });
         }
     }
 
-    /// Wanted work goes to the tokenisers; it counts against the credit from here on.
-    fn hand_over(&self, delivery: Arc<Delivery>, jobs: Vec<Job>, isolated: bool) {
-        let tokens = jobs.iter().map(|job| estimated_tokens(job.input.len_bytes())).sum();
-        self.waiting.add(delivery.lane, jobs.len(), tokens);
-        self.preparer.prepare(delivery, jobs, isolated);
+    /// Gives credit back for jobs that are not run here.
+    fn release(&self, lane: Lane, jobs: &[Job]) {
+        self.waiting.remove(lane, jobs.len(), estimate(jobs));
+        self.waiting.announce_room();
     }
 
     /// A message that cannot be read.
@@ -193,17 +212,23 @@ impl Intake {
 
     /// Gives back what was on its way to us when we stopped asking.
     async fn withdraw(&self, mut messages: Subscriber) {
-        // The broker forgets our requests with our interest; what it had sent before that arrives before the flush ends.
-        if messages.drain().await.is_err() || self.link.client.flush().await.is_err() {
+        // The broker forgets our requests with our interest. What it had sent before is mostly here already; a message that
+        // crosses the withdrawal comes round after `ack_wait`.
+        if messages.drain().await.is_err() {
             return;
         }
+        self.link.flush().await;
         while let Some(message) = messages.next().await {
             if let Some(ack) = message.reply.filter(|ack| DeliveryInfo::parse(ack).is_some()) {
                 let _lost = self.link.client.publish(ack, "-NAK".into()).await;
             }
         }
-        let _closed = self.link.client.flush().await;
+        self.link.flush().await;
     }
+}
+
+fn estimate(jobs: &[Job]) -> usize {
+    jobs.iter().map(|job| estimated_tokens(job.input.len_bytes())).sum()
 }
 
 /// A guess until the tokeniser has spoken: English text has about four bytes per token.

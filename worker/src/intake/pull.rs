@@ -19,6 +19,9 @@ const EXPIRES: Duration = Duration::from_secs(10);
 /// Grace after [`EXPIRES`] before a request without any answer counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
+/// A broker that has a message answers a request sooner than this.
+const UNANSWERED_AFTER: Duration = Duration::from_millis(20);
+
 /// The open request of one lane, if any.
 #[derive(Debug)]
 pub(crate) struct LanePull {
@@ -33,6 +36,8 @@ pub(crate) struct LanePull {
 struct Open {
     messages_left: u32,
     until: Instant,
+    /// When it was asked, or last delivered something.
+    last_sign: Instant,
 }
 
 impl LanePull {
@@ -56,6 +61,11 @@ impl LanePull {
         self.open.as_ref().is_some_and(|open| now < open.until + LOST_AFTER)
     }
 
+    /// Open for a while without an answer: nothing waits in this lane of the queue.
+    pub(crate) fn is_unanswered(&self, now: Instant) -> bool {
+        self.open.as_ref().is_some_and(|open| now.saturating_duration_since(open.last_sign) > UNANSWERED_AFTER)
+    }
+
     /// When an open request counts as lost.
     pub(crate) fn lost_at(&self) -> Option<Instant> {
         self.open.as_ref().map(|open| open.until + LOST_AFTER)
@@ -67,15 +77,16 @@ impl LanePull {
     /// The connection is closed for good.
     pub(crate) async fn ask(&mut self, client: &Client, messages: u32, now: Instant) -> Result<(), PublishError> {
         self.number += 1;
-        self.open = Some(Open { messages_left: messages, until: now + EXPIRES });
+        self.open = Some(Open { messages_left: messages, until: now + EXPIRES, last_sign: now });
         let request = format!(r#"{{"batch":{messages},"expires":{}}}"#, EXPIRES.as_nanos());
         client.publish_with_reply(self.subject.clone(), format!("{}.{}", self.inbox, self.number), request.into()).await
     }
 
     /// One message has arrived. Deliveries do not say which request they answer: a straggler of an earlier one closes
     /// this one early, and the credit allows for a message more.
-    pub(crate) fn delivered(&mut self) {
+    pub(crate) fn delivered(&mut self, now: Instant) {
         if let Some(open) = &mut self.open {
+            open.last_sign = now;
             open.messages_left = open.messages_left.saturating_sub(1);
             if open.messages_left == 0 {
                 self.open = None;
@@ -116,16 +127,16 @@ mod tests {
     fn opened(number: u64, messages: u32) -> LanePull {
         let mut pull = LanePull::new(&ModelToken::from("m-0123456789"), Lane::Normal, "_INBOX.b");
         pull.number = number;
-        pull.open = Some(Open { messages_left: messages, until: Instant::now() + EXPIRES });
+        pull.open = Some(Open { messages_left: messages, until: Instant::now() + EXPIRES, last_sign: Instant::now() });
         pull
     }
 
     #[test]
     fn a_request_closes_with_its_last_message() {
         let mut pull = opened(3, 2);
-        pull.delivered();
+        pull.delivered(Instant::now());
         assert!(pull.is_open(Instant::now()));
-        pull.delivered();
+        pull.delivered(Instant::now());
         assert!(!pull.is_open(Instant::now()));
     }
 

@@ -2,7 +2,10 @@
 //!
 //! The first worker may have died, or only its answer was lost, or the client has left. The api that sent the jobs knows.
 //! - wanted: run, apart from others;
-//! - nobody there: the api is gone and with it whoever waited: acknowledge and drop;
+//! - not wanted any more: acknowledged and dropped;
+//! - nobody there: the api is gone, and with it whoever waited, or it is only reconnecting, as everybody is after the
+//!   broker was away. So it is asked again later, and dropped when nobody was there up to delivery [`GONE_AFTER`], or when
+//!   the jobs' time is over;
 //! - no answer in time: give it back for a later try.
 
 use std::sync::Arc;
@@ -17,6 +20,9 @@ use super::{Intake, TRY_AGAIN};
 use crate::delivery::Delivery;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Number of the delivery from which on an api that is not there counts as gone. Deliveries are two seconds apart, and an
+/// api reconnects within that.
+const GONE_AFTER: u64 = 5;
 
 /// What the api said.
 enum Answer {
@@ -26,29 +32,25 @@ enum Answer {
 }
 
 impl Intake {
-    pub(super) async fn on_redelivery(self: Arc<Self>, delivery: Arc<Delivery>, jobs: Vec<Job>) {
+    pub(super) async fn on_redelivery(self: Arc<Self>, delivery: Arc<Delivery>, jobs: Vec<Job>, delivered: u64) {
         match self.ask(&delivery, &jobs).await {
             Answer::Verdicts(verdicts) => {
-                let before = jobs.len();
-                let wanted: Vec<Job> = jobs
-                    .into_iter()
-                    .zip(verdicts)
-                    .filter(|(_, verdict)| *verdict == Verdict::Wanted)
-                    .map(|(job, _)| job)
-                    .collect();
-                let dropped = before - wanted.len();
-                self.counters.cancelled.inc_by(dropped as u64);
+                let mut verdicts = verdicts.into_iter();
+                let (wanted, dropped): (Vec<Job>, Vec<Job>) =
+                    jobs.into_iter().partition(|_| verdicts.next() == Some(Verdict::Wanted));
+                self.counters.cancelled.inc_by(dropped.len() as u64);
                 if wanted.is_empty() {
-                    return self.settle(&delivery, before, "+ACK").await;
+                    return self.settle(&delivery, &dropped, "+ACK").await;
                 }
-                self.deliveries.finished(&delivery, dropped);
-                self.hand_over(delivery, wanted, true);
+                self.release(delivery.lane, &dropped);
+                self.deliveries.finished(&delivery, dropped.len());
+                self.preparer.prepare(delivery, wanted, true);
             }
-            Answer::Nobody => {
+            Answer::Nobody if delivered >= GONE_AFTER || self.is_over(&jobs) => {
                 self.counters.cancelled.inc_by(jobs.len() as u64);
-                self.settle(&delivery, jobs.len(), "+ACK").await;
+                self.settle(&delivery, &jobs, "+ACK").await;
             }
-            Answer::Silence => self.settle(&delivery, jobs.len(), TRY_AGAIN).await,
+            Answer::Nobody | Answer::Silence => self.settle(&delivery, &jobs, TRY_AGAIN).await,
         }
     }
 
@@ -66,11 +68,18 @@ impl Intake {
         }
     }
 
+    /// Nobody can be waiting for any of them any more.
+    fn is_over(&self, jobs: &[Job]) -> bool {
+        let now_us = self.clock.now_us();
+        jobs.iter().all(|job| job.deadline_us <= now_us)
+    }
+
     /// Ends the delivery with `word`, unless it is not ours any more.
-    async fn settle(&self, delivery: &Delivery, jobs: usize, word: &'static str) {
-        if delivery.is_ours(self.link.epoch(), Instant::now()) {
+    async fn settle(&self, delivery: &Delivery, jobs: &[Job], word: &'static str) {
+        self.release(delivery.lane, jobs);
+        if self.link.is_up() && delivery.is_ours(self.link.epoch(), Instant::now()) {
             let _lost = self.link.client.publish(delivery.ack.clone(), word.into()).await;
         }
-        self.deliveries.finished(delivery, jobs);
+        self.deliveries.finished(delivery, jobs.len());
     }
 }

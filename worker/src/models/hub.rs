@@ -83,7 +83,7 @@ fn download(cache: &Cache, endpoint: &str, repo: Repo, progress: &dyn Fn(LoadPro
     let api: ApiRepo = api.repo(repo.clone());
     let info = api.info()?;
     let cached = cache.repo(repo);
-    let mut tally = Tally { progress, done_bytes: 0, total_bytes: 0 };
+    let mut tally = Tally { progress, file: String::new(), done_bytes: 0, total_bytes: 0 };
     for file in info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).filter(|file| is_wanted(file)) {
         if cached.pointer_path(&info.sha).join(file).exists() {
             continue;
@@ -97,13 +97,19 @@ fn download(cache: &Cache, endpoint: &str, repo: Repo, progress: &dyn Fn(LoadPro
 /// Adds up the files of one download.
 struct Tally<'a> {
     progress: &'a dyn Fn(LoadProgress),
+    /// The one that arrives at present.
+    file: String,
     done_bytes: u64,
     total_bytes: u64,
 }
 
 impl Progress for &mut Tally<'_> {
-    fn init(&mut self, size: usize, _filename: &str) {
-        self.total_bytes += size as u64;
+    fn init(&mut self, size: usize, filename: &str) {
+        // Called again for each attempt.
+        if self.file != filename {
+            self.file = filename.to_owned();
+            self.total_bytes += size as u64;
+        }
     }
 
     fn update(&mut self, size: usize) {
