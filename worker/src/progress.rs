@@ -12,6 +12,9 @@ use forebay_shared::streams::ACK_WAIT;
 use crate::delivery::Deliveries;
 use crate::gauge::Pulse;
 
+/// How often the engine is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
 pub(crate) struct Progress {
     pub(crate) link: Link,
     pub(crate) deliveries: Arc<Deliveries>,
@@ -20,16 +23,21 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Reports until the engine stalls; returns then.
+    /// Reports until the engine stalls; returns then, for the owner to give the work back.
     pub(crate) async fn run(self) {
-        let mut ticks = tokio::time::interval(ACK_WAIT / 3);
+        let mut ticks = tokio::time::interval(LOOK);
+        let mut reported = Instant::now();
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let now = Instant::now();
             if self.pulse.is_stalled(self.stall_limit, now) {
-                return self.give_back(now).await;
+                return;
             }
+            if now.duration_since(reported) < ACK_WAIT / 3 {
+                continue;
+            }
+            reported = now;
             if !self.link.is_up() {
                 // What is said now would be heard after the reconnect, about deliveries that may be another's by then.
                 continue;

@@ -294,6 +294,11 @@ impl Engine {
             ended = &mut replier => anyhow::bail!("the task that answers ended: {ended:?}"),
             _ = driver_gone => anyhow::bail!("the engine's thread ended; its last log line says why"),
             _ = &mut watching => {
+                // In this order, or the broker hands what we give back to ourselves.
+                draining().await;
+                stop.fire();
+                let _ended = tokio::time::timeout(Duration::from_secs(1), &mut taking).await;
+                giving_back.give_back(Instant::now()).await;
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
         }
