@@ -56,7 +56,7 @@ check-clippy:
 	@$(STEP) "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 
 check-doc:
-	@RUSTDOCFLAGS="-D warnings" $(STEP) "documentation builds" cargo doc --workspace --no-deps --locked
+	@RUSTDOCFLAGS="-D warnings" $(STEP) "documentation builds" cargo doc --workspace --no-deps --document-private-items --locked
 
 check-build:
 	@$(STEP) "release build" cargo build --release --locked

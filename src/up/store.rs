@@ -1,6 +1,6 @@
 //! The folder of one system: its lock, its logs, the list of its processes, and the broker's files.
 //!
-//! lock · processes.json · nats.conf · jetstream/ · logs/<process>.log (and .log.old of the start before)
+//! lock · processes.json · nats.conf · jetstream/ · logs/NAME.log (and .log.old of the start before)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

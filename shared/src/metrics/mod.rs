@@ -1,6 +1,6 @@
 //! What forebay counts: one table, from which everything else follows.
 //!
-//! A metric is declared once, in [`tables`], by its stem, kind, labels, buckets and merge rule; the doc comment is its
+//! A metric is declared once, in `tables`, by its stem, kind, labels, buckets and merge rule; the doc comment is its
 //! help text. From that declaration come the typed handle ([`Family`]), the text of the process' own `/metrics`, the
 //! layout of its stats report, the aggregator's merge and the reference page.
 //!

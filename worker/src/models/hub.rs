@@ -2,7 +2,7 @@
 //!
 //! `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT` and `HF_TOKEN` mean what they mean elsewhere; with `HF_HUB_OFFLINE` set, the cache is
 //! all there is. Online, the revision is asked for again and only what is missing is downloaded. A machine that cannot
-//! reach the hub finds out within [`CONNECT_TIMEOUT`], and serves from the cache if the model is complete there.
+//! reach the hub finds out within three seconds, and serves from the cache if the model is complete there.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //!
 //! Idle threads are parked: they take no CPU. Only while a caller has asked for it ([`ThreadPool::kept_awake`]: a lone
 //! sequence, whose operations are shorter than waking a thread) do helpers wait by spinning, and never longer than
-//! [`SPINS`] without work.
+//! `SPINS` without work.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
