@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -123,10 +124,19 @@ class ForebayUp:
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise NotReady(f"forebay up ended with status {self.process.returncode}\n{self.log_tail()}")
-            if self.processes("api") and get(f"{self.url}/health/ready", timeout=1.0)[0] == 200:
+            if self.is_ready():
                 return
             time.sleep(0.1)
         raise NotReady(f"not ready after {START_SECONDS:.0f} s\n{self.log_tail()}")
+
+    def is_ready(self):
+        """Every worker has loaded its model and the api knows of one."""
+        workers = self.processes("worker")
+        if not self.processes("api") or len(workers) < self.workers:
+            return False
+        pages = [f"http://{worker['addr']}/health/ready" for worker in workers]
+        name = urllib.parse.quote(Path(self.model).name if Path(self.model).is_dir() else self.model, safe="")
+        return all(get(page, timeout=1.0)[0] == 200 for page in [*pages, f"{self.url}/health/ready?model={name}"])
 
     def log_tail(self, lines=40):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
