@@ -5,7 +5,6 @@
 //! beside the answers; when the broker's acknowledgement does not come, the identical bytes are sent again under the same
 //! id, for at most half of the duplicate window, and never while all of its jobs are already answered.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,10 +78,12 @@ impl Publisher {
             turn.retain(|ready| !ready.gather.is_over());
             publisher.unpublished.sub((before - turn.len()) as f64);
             let limit = bundler::bundle_limit(turn.len(), publisher.registry.live_workers(&publisher.token));
-            let mut rest = VecDeque::from(std::mem::replace(&mut turn, Vec::with_capacity(TURN)));
-            while !rest.is_empty() {
-                let jobs = bundler::take(rest.iter().map(|ready| ready.job.input.len_bytes()), limit);
-                publisher.publish(rest.drain(..jobs).collect()).await;
+            let sizes: Vec<usize> = turn.iter().map(|ready| ready.job.input.len_bytes()).collect();
+            let (mut rest, mut sizes) = (turn.drain(..), sizes.as_slice());
+            while !sizes.is_empty() {
+                let jobs = bundler::take(sizes.iter().copied(), limit);
+                sizes = &sizes[jobs..];
+                publisher.publish(rest.by_ref().take(jobs).collect()).await;
             }
         }
     }
