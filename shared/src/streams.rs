@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, IntoConsumerConfig};
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
@@ -124,22 +124,7 @@ pub async fn ensure_jobs(js: &jetstream::Context, token: &ModelToken) -> Result<
                 Err(_) => return Err(error),
             },
         };
-        let found = consumer_fields(Fields {
-            version: found.metadata.get(VERSION_KEY),
-            filter: &found.filter_subject,
-            ack_wait: found.ack_wait,
-            backoff: &found.backoff,
-            limits: [found.max_deliver, found.max_ack_pending, found.max_waiting],
-            ack_policy: found.ack_policy,
-        });
-        let wanted = consumer_fields(Fields {
-            version: wanted.metadata.get(VERSION_KEY),
-            filter: &wanted.filter_subject,
-            ack_wait: wanted.ack_wait,
-            backoff: &wanted.backoff,
-            limits: [wanted.max_deliver, wanted.max_ack_pending, wanted.max_waiting],
-            ack_policy: wanted.ack_policy,
-        });
+        let (found, wanted) = (consumer_fields(&found), consumer_fields(&wanted.into_consumer_config()));
         check("consumer", &name, &found, &wanted)?;
     }
     Ok(())
@@ -209,26 +194,16 @@ fn stream_fields(config: &StreamConfig) -> Vec<Field> {
     ]
 }
 
-/// What is compared of a consumer: the client has one type for asking and another for what is there.
-struct Fields<'a> {
-    version: Option<&'a String>,
-    filter: &'a str,
-    ack_wait: Duration,
-    backoff: &'a [Duration],
-    limits: [i64; 3],
-    ack_policy: AckPolicy,
-}
-
-fn consumer_fields(of: Fields<'_>) -> Vec<Field> {
+fn consumer_fields(config: &consumer::Config) -> Vec<Field> {
     vec![
-        ("definitions version", of.version.cloned().unwrap_or_else(|| "none".to_owned())),
-        ("filter_subject", of.filter.to_owned()),
-        ("ack_policy", format!("{:?}", of.ack_policy)),
-        ("ack_wait", format!("{:?}", of.ack_wait)),
-        ("backoff", format!("{:?}", of.backoff)),
-        ("max_deliver", of.limits[0].to_string()),
-        ("max_ack_pending", of.limits[1].to_string()),
-        ("max_waiting", of.limits[2].to_string()),
+        ("definitions version", config.metadata.get(VERSION_KEY).cloned().unwrap_or_else(|| "none".to_owned())),
+        ("filter_subject", config.filter_subject.clone()),
+        ("ack_policy", format!("{:?}", config.ack_policy)),
+        ("ack_wait", format!("{:?}", config.ack_wait)),
+        ("backoff", format!("{:?}", config.backoff)),
+        ("max_deliver", config.max_deliver.to_string()),
+        ("max_ack_pending", config.max_ack_pending.to_string()),
+        ("max_waiting", config.max_waiting.to_string()),
     ]
 }
 
