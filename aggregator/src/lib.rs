@@ -30,8 +30,9 @@ use async_nats::Client;
 use async_nats::jetstream::context::ContextBuilder;
 use forebay_shared::broker::{self, REQUEST_TIMEOUT};
 use forebay_shared::ids::{BootId, ProcessName, Role};
-use forebay_shared::settings::{BrokerArgs, ProcessArgs, SettingsError};
+use forebay_shared::settings::{BrokerArgs, ProcessArgs, SettingsError, StoreArgs};
 use forebay_shared::shutdown::Shutdown;
+use forebay_shared::streams::Stores;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -83,7 +84,7 @@ pub async fn run(
     let (boot, name) = (BootId::random(), process.name(Role::Aggregator));
     let listener = args.bind().await?;
     let link = broker::connect(&broker, boot, name.as_str(), "stats").await?;
-    run_on(listener, args, link.client.clone(), boot, name, async move { shutdown.fired().await }).await
+    run_on(listener, args, broker.stores, link.client.clone(), boot, name, async move { shutdown.fired().await }).await
 }
 
 /// Runs on a connection that exists, until `shutdown` resolves.
@@ -97,12 +98,13 @@ pub async fn run_with(
     process: ProcessName,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    run_on(args.bind().await?, args, client, boot, process, shutdown).await
+    run_on(args.bind().await?, args, StoreArgs::default(), client, boot, process, shutdown).await
 }
 
 async fn run_on(
     listener: TcpListener,
     args: AggregatorArgs,
+    stores: StoreArgs,
     client: Client,
     boot: BootId,
     process: ProcessName,
@@ -114,9 +116,10 @@ async fn run_on(
     tasks.spawn(serve::run(listener, Arc::clone(&hub)));
 
     let js = ContextBuilder::new().timeout(REQUEST_TIMEOUT).ack_timeout(REQUEST_TIMEOUT).build(client.clone());
+    let stores = Stores::new(js.clone(), &stores);
     tokio::pin!(shutdown);
     let bucket = tokio::select! {
-        bucket = retained::open(&js) => bucket,
+        bucket = retained::open(&stores) => bucket,
         () = &mut shutdown => return Ok(()),
     };
     hub.sync_clock(&client, &mut tasks).await;

@@ -17,10 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Entry, Operation, Store, UpdateErrorKind};
 use forebay_shared::ids::BootId;
-use forebay_shared::streams;
+use forebay_shared::streams::{Bucket, Stores};
 use futures::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -28,18 +27,16 @@ use crate::hub::Hub;
 use crate::merge::{DueRecord, FoldRecord, Record};
 use keys::Key;
 
-/// The bucket.
-pub const STATS_BUCKET: &str = "FOREBAY_STATS";
-/// The stream behind it.
+/// The stream behind the bucket.
 pub const STATS_STREAM: &str = "KV_FOREBAY_STATS";
 
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 const WRITES_AT_ONCE: usize = 32;
 
 /// Opens the bucket, creating it if need be; waits for the broker as long as it takes.
-pub async fn open(js: &Context) -> Store {
+pub async fn open(stores: &Stores) -> Store {
     loop {
-        match streams::ensure_bucket(js, STATS_BUCKET).await {
+        match stores.bucket(Bucket::Stats).await {
             Ok(store) => return store,
             Err(error) => tracing::warn!(%error, "cannot open the bucket of retained counters; trying again"),
         }

@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use forebay_aggregator::merge::{FOLD_AFTER_MS, Record};
-use forebay_aggregator::retained::STATS_BUCKET;
 use forebay_shared::ids::{Lane, ModelToken};
-use forebay_shared::{streams, subjects};
+use forebay_shared::settings::StoreArgs;
+use forebay_shared::streams::{self, Bucket, Stores};
+use forebay_shared::subjects;
 use futures::StreamExt;
 use support::{Aggregator, JOBS, Nats, Page, Worker, get};
 
@@ -146,7 +147,7 @@ async fn the_queue_is_counted_in_jobs() {
     let nats = Nats::start().await;
     let js = async_nats::jetstream::new(nats.client().await);
     let token = ModelToken::from("mini-0123456789");
-    streams::ensure_jobs(&js, &token).await.unwrap();
+    Stores::new(js.clone(), &StoreArgs::default()).jobs(&token).await.unwrap();
     for rows in [32, 32, 4] {
         let subject = subjects::jobs(&token, Lane::Normal, rows);
         js.publish(subject, "x".into()).await.unwrap().await.unwrap();
@@ -184,7 +185,7 @@ async fn an_hour_of_silence_folds_a_boot_into_the_total_and_removes_its_key() {
     aggregator.stop().await;
 
     let js = async_nats::jetstream::new(nats.client().await);
-    let bucket = js.get_key_value(STATS_BUCKET).await.unwrap();
+    let bucket = js.get_key_value(Bucket::Stats.name()).await.unwrap();
     let mut record = Record::decode(&bucket.get(&key).await.unwrap().unwrap()).unwrap();
     record.heard_ms -= 2 * FOLD_AFTER_MS;
     bucket.put(&key, record.encode().into()).await.unwrap();

@@ -37,6 +37,27 @@ pub enum Failure {
     NoEndpoint { method: String, path: String },
     #[error("{method} is not allowed here, only {allow}")]
     MethodNotAllowed { method: String, allow: Arc<str> },
+    /// No key, or one that is not known.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// A known key that may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The caller is over a limit of its own: so many requests, tokens or connections at once.
+    #[error("over the limit of {limit}; retry after {retry_after_ms} ms")]
+    RateLimited { limit: String, retry_after_ms: u64 },
+    /// The caller has used up what it may use in a day.
+    #[error("the quota of {limit} is used up; it is renewed in {retry_after_ms} ms")]
+    QuotaExceeded { limit: String, retry_after_ms: u64 },
+    /// A job, file or batch that does not exist, or is another tenant's.
+    #[error("no such {kind}: {id}")]
+    NotFound { kind: &'static str, id: String },
+    /// What is asked for cannot be done in the state that the thing is in.
+    #[error("{0}")]
+    Conflict(String),
+    /// The same idempotency key came with another request.
+    #[error("this idempotency key was used for another request; use a new key, or send the same body")]
+    IdempotencyConflict,
 }
 
 impl Failure {
@@ -51,6 +72,10 @@ impl Failure {
             Self::MalformedJson(_) | Self::NoEndpoint { .. } | Self::MethodNotAllowed { .. } => Outcome::Invalid,
             Self::BodyTimeout => Outcome::DeadlineExceeded,
             Self::BodyCutOff => Outcome::Cancelled,
+            Self::Unauthorized(_) | Self::Forbidden(_) => Outcome::Unauthorized,
+            Self::RateLimited { .. } => Outcome::RateLimited,
+            Self::QuotaExceeded { .. } => Outcome::QuotaExceeded,
+            Self::NotFound { .. } | Self::Conflict(_) | Self::IdempotencyConflict => Outcome::Invalid,
         }
     }
 
@@ -149,6 +174,12 @@ fn openai(error: &JobError) -> Answer<'_> {
         JobError::NoWorker { .. } => failed(StatusCode::SERVICE_UNAVAILABLE).code("no_worker").retry(SOON),
         JobError::BrokerUnavailable => failed(StatusCode::SERVICE_UNAVAILABLE).code("broker_unavailable").retry(SOON),
         JobError::DeadlineExceeded => failed(StatusCode::GATEWAY_TIMEOUT).code("deadline_exceeded"),
+        JobError::DeadlineUnreachable { retry_after_ms, .. } => {
+            failed(StatusCode::SERVICE_UNAVAILABLE).code("deadline_unreachable").retry(after_millis(*retry_after_ms))
+        }
+        JobError::DeadLettered { .. } => {
+            failed(StatusCode::INTERNAL_SERVER_ERROR).code("dead_lettered").retry(Retry::Pointless)
+        }
         JobError::Cancelled => failed(client_closed_request()).code("cancelled"),
         JobError::BadOutput { .. } => {
             failed(StatusCode::INTERNAL_SERVER_ERROR).code("bad_output").retry(Retry::Pointless)
@@ -177,6 +208,12 @@ fn tei(error: &JobError) -> Answer<'_> {
         JobError::Overloaded { retry_after_ms } => {
             Answer::new(StatusCode::SERVICE_UNAVAILABLE, "Overloaded", error).retry(after_millis(*retry_after_ms))
         }
+        JobError::DeadlineUnreachable { retry_after_ms, .. } => {
+            Answer::new(StatusCode::SERVICE_UNAVAILABLE, "Overloaded", error).retry(after_millis(*retry_after_ms))
+        }
+        JobError::DeadLettered { .. } => {
+            Answer::new(StatusCode::FAILED_DEPENDENCY, "Backend", error).retry(Retry::Pointless)
+        }
         JobError::NoWorker { .. } | JobError::BrokerUnavailable => unhealthy(),
         JobError::DeadlineExceeded => Answer::new(StatusCode::GATEWAY_TIMEOUT, "Overloaded", error),
         JobError::Cancelled => Answer::new(client_closed_request(), "Backend", error),
@@ -189,8 +226,38 @@ fn tei(error: &JobError) -> Answer<'_> {
 
 /// Failures that only HTTP knows: the same status in every dialect.
 fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
+    let mut retry = Retry::Unsaid;
+    let mut code = None;
     let status = match failure {
         Failure::Job(error) => return answer(error, dialect),
+        Failure::Unauthorized(_) => {
+            code = Some("invalid_api_key");
+            StatusCode::UNAUTHORIZED
+        }
+        Failure::Forbidden(_) => {
+            code = Some("forbidden");
+            StatusCode::FORBIDDEN
+        }
+        Failure::RateLimited { retry_after_ms, .. } => {
+            (code, retry) = (Some("rate_limit_exceeded"), after_millis(*retry_after_ms));
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        Failure::QuotaExceeded { retry_after_ms, .. } => {
+            (code, retry) = (Some("insufficient_quota"), after_millis(*retry_after_ms));
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        Failure::NotFound { .. } => {
+            code = Some("not_found");
+            StatusCode::NOT_FOUND
+        }
+        Failure::Conflict(_) => {
+            (code, retry) = (Some("conflict"), Retry::Pointless);
+            StatusCode::CONFLICT
+        }
+        Failure::IdempotencyConflict => {
+            code = Some("idempotency_key_reused");
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         Failure::MalformedJson(_) | Failure::BodyCutOff => StatusCode::BAD_REQUEST,
         Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Failure::NoEndpoint { .. } => StatusCode::NOT_FOUND,
@@ -200,7 +267,9 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
         Dialect::OpenAi => "invalid_request_error",
         Dialect::Tei => "Validation",
     };
-    Answer::new(status, kind, failure)
+    let mut answer = Answer::new(status, kind, failure).retry(retry);
+    answer.complaint.code = code;
+    answer
 }
 
 /// What a client should wait when nothing better is known.

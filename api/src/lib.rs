@@ -11,6 +11,7 @@ pub mod registry;
 pub mod routes;
 mod run;
 pub mod settings;
+pub mod tenants;
 pub mod validate;
 
 pub use run::run;

@@ -42,26 +42,42 @@ struct Fleet {
 
 #[derive(Debug, Default)]
 struct Workers {
-    heard: FxHashMap<BootId, Instant>,
+    heard: FxHashMap<BootId, Heard>,
     /// The last time any worker was ready; survives the entries of `heard`.
     last_ready: Option<Instant>,
+}
+
+/// The last sign of life of one worker.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at: Instant,
+    /// Newest version that it reads. It says so in the newest that it writes; its other announcements are for others.
+    wire: u8,
+    max_rows: u32,
 }
 
 impl Fleet {
     fn announce(&mut self, live: &Live, now: Instant) {
         let workers = self.workers.entry(live.token.clone()).or_default();
-        workers.heard.retain(|_, heard| now.duration_since(*heard) < LIVE_FOR);
+        workers.heard.retain(|_, heard| now.duration_since(heard.at) < LIVE_FOR);
         if live.ready {
-            workers.heard.insert(live.boot, now);
+            let heard = workers.heard.entry(live.boot).or_insert(Heard { at: now, wire: 0, max_rows: 0 });
+            heard.at = now;
+            heard.wire = heard.wire.max(live.wire);
+            heard.max_rows = heard.max_rows.max(live.max_rows);
             workers.last_ready = Some(now);
         } else {
             workers.heard.remove(&live.boot);
         }
     }
 
+    fn live(&self, token: &ModelToken, now: Instant) -> impl Iterator<Item = &Heard> {
+        let heard = self.workers.get(token).map(|workers| workers.heard.values());
+        heard.into_iter().flatten().filter(move |heard| now.duration_since(heard.at) < LIVE_FOR)
+    }
+
     fn live_workers(&self, token: &ModelToken, now: Instant) -> usize {
-        let Some(workers) = self.workers.get(token) else { return 0 };
-        workers.heard.values().filter(|heard| now.duration_since(**heard) < LIVE_FOR).count()
+        self.live(token, now).count()
     }
 
     fn seen_within(&self, token: &ModelToken, window: Duration, now: Instant) -> bool {
@@ -109,6 +125,16 @@ impl Registry {
     /// Workers that announced themselves within the last three seconds.
     pub fn live_workers(&self, token: &ModelToken) -> usize {
         self.fleet.read().live_workers(token, Instant::now())
+    }
+
+    /// The version in which all live workers of a model read; the oldest while there is none to ask.
+    pub fn wire_version(&self, token: &ModelToken) -> u8 {
+        self.fleet.read().live(token, Instant::now()).map(|heard| heard.wire).min().unwrap_or(codec::OLDEST)
+    }
+
+    /// Rows that all live workers of a model run at once: one batch each. Workers that do not say are not counted.
+    pub fn batch_rows(&self, token: &ModelToken) -> usize {
+        self.fleet.read().live(token, Instant::now()).map(|heard| heard.max_rows as usize).sum()
     }
 
     /// A worker is there, or was a short while ago and may be coming back.
@@ -188,6 +214,8 @@ mod tests {
             model: "m".into(),
             token: "m-0123456789".into(),
             ready,
+            wire: 2,
+            max_rows: 32,
         }
     }
 
@@ -209,5 +237,16 @@ mod tests {
         let window = Duration::from_secs(15);
         assert!(fleet.seen_within(&token, window, start + Duration::from_secs(14)));
         assert!(!fleet.seen_within(&token, window, start + Duration::from_secs(15)));
+    }
+
+    #[test]
+    fn everybody_is_written_to_in_the_version_of_the_oldest_worker() {
+        let (mut fleet, start, token) = (Fleet::default(), Instant::now(), ModelToken::from("m-0123456789"));
+        let lowest = |fleet: &Fleet| fleet.live(&token, start).map(|heard| heard.wire).min();
+        fleet.announce(&live(1, true), start);
+        fleet.announce(&Live { wire: 1, ..live(1, true) }, start);
+        assert_eq!(lowest(&fleet), Some(2), "it says so once more in the version that everybody reads");
+        fleet.announce(&Live { wire: 1, max_rows: 0, ..live(2, true) }, start);
+        assert_eq!(lowest(&fleet), Some(1));
     }
 }

@@ -11,7 +11,7 @@ use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
-use forebay_shared::streams;
+use forebay_shared::streams::{self, Bucket, Stores};
 
 use crate::dispatch::Dispatch;
 use crate::http;
@@ -37,7 +37,8 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
     let publish = broker::connect(&broker, boot, name.as_str(), "publish").await?;
     let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
-    let models = streams::ensure_bucket(&control.jetstream(), streams::MODELS_BUCKET).await?;
+    let stores = Stores::new(control.jetstream(), &broker.stores);
+    let models = stores.bucket(Bucket::Models).await?;
     let clock = BrokerClock::from_wall_clock();
     clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
     tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));

@@ -32,11 +32,19 @@ pub enum JobError {
     BrokerUnavailable,
     #[error("deadline passed before the answer was ready")]
     DeadlineExceeded,
+    /// Refused at the door: with what waits already, the answer would come too late.
+    #[error(
+        "the answer would take about {estimate_ms} ms, longer than its deadline; retry after {retry_after_ms} ms or allow more time"
+    )]
+    DeadlineUnreachable { estimate_ms: u64, retry_after_ms: u64 },
     #[error("the request was cancelled")]
     Cancelled,
     /// The model answered, but with a value that must not be passed on as a result.
     #[error("the model produced an unusable output ({kind})")]
     BadOutput { kind: String },
+    /// It was started more than once and never ended: kept as a dead letter, to be looked at.
+    #[error("the job ended its worker {starts} times and was put aside; its id is {job}")]
+    DeadLettered { job: String, starts: u32 },
     #[error("internal error")]
     #[serde(other)]
     Internal,
@@ -63,7 +71,12 @@ mod tests {
 
     #[test]
     fn every_code_survives_the_wire() {
-        for error in [JobError::Internal, JobError::Cancelled, JobError::InputTooLong { got: 300, max: 256 }] {
+        for error in [
+            JobError::Internal,
+            JobError::DeadLettered { job: "j".to_owned(), starts: 2 },
+            JobError::Cancelled,
+            JobError::InputTooLong { got: 300, max: 256 },
+        ] {
             let wire = rmp_serde::to_vec(&error).unwrap();
             assert_eq!(rmp_serde::from_slice::<JobError>(&wire).unwrap(), error);
         }

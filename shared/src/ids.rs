@@ -169,6 +169,21 @@ name! {
     ProcessName
 }
 
+name! {
+    /// Who a request is counted for and limited with. [`TenantName::DEFAULT`] where no keys are configured.
+    TenantName
+}
+
+impl TenantName {
+    pub const DEFAULT: &str = "default";
+}
+
+impl Default for TenantName {
+    fn default() -> Self {
+        Self::from(Self::DEFAULT)
+    }
+}
+
 /// What a process is for. Selects its metrics and its place in service discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

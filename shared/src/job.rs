@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::JobError;
-use crate::ids::{BootId, JobId, ModelName, ModelToken, ProcessName};
+use crate::ids::{BootId, JobId, ModelName, ModelToken, ProcessName, TenantName};
 use crate::trace::TraceContext;
 
 /// Most jobs in one message: the blast radius of a redelivery.
@@ -33,6 +33,10 @@ pub struct Bundle {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     pub id: JobId,
+    /// How often it was begun anew on purpose: 0, and one more with each replay of a dead letter.
+    pub generation: u32,
+    /// Whose it is: what is kept of it can be found and erased by this.
+    pub tenant: TenantName,
     /// Broker time in microseconds since the Unix epoch when the api accepted it.
     pub enqueued_us: u64,
     /// Broker time in microseconds since the Unix epoch after which nobody waits for the answer.
@@ -110,6 +114,8 @@ pub struct Reply {
 pub struct Output {
     /// Tokens the model read, special tokens included.
     pub tokens: u32,
+    /// Microseconds of the device: the batch's, divided among its jobs by tokens.
+    pub device_us: u32,
     /// `f32` little endian, one after the other.
     #[serde(with = "serde_bytes")]
     pub vector: Vec<u8>,
@@ -144,4 +150,8 @@ pub struct Live {
     pub token: ModelToken,
     /// False from the moment a drain begins.
     pub ready: bool,
+    /// Newest wire version that this worker reads.
+    pub wire: u8,
+    /// Most rows in one of its batches; 0 = unknown.
+    pub max_rows: u32,
 }

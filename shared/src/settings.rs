@@ -44,6 +44,55 @@ pub struct BrokerArgs {
     /// How long to wait for the broker at start before giving up.
     #[arg(long, env = "FOREBAY_BROKER_WAIT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub broker_wait: Duration,
+    #[command(flatten)]
+    pub stores: StoreArgs,
+}
+
+/// How safely the fleet's queues and stores keep what they are given. The same for all processes of a fleet.
+#[derive(ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Jobs in the broker's memory: lost when the broker ends.
+    Memory,
+    /// On the broker's disk: survives its process; a power loss can cost up to two minutes.
+    #[default]
+    File,
+    /// On the disks of three brokers of a cluster: survives the loss of any one.
+    Replicated,
+}
+
+impl Durability {
+    pub const fn replicas(self) -> usize {
+        match self {
+            Self::Memory | Self::File => 1,
+            Self::Replicated => 3,
+        }
+    }
+}
+
+/// What is kept in the broker, and how long. The same for all processes of a fleet: a process refuses to start on streams
+/// that were made with other settings.
+#[derive(Args, Debug, Clone, PartialEq, Eq)]
+#[command(next_help_heading = "Stores")]
+pub struct StoreArgs {
+    /// How safely jobs are kept: in memory, on file, or replicated over three brokers.
+    #[arg(long, env = "FOREBAY_DURABILITY", value_enum, default_value_t = Durability::File)]
+    pub durability: Durability,
+    /// How long dead letters are kept.
+    #[arg(long, env = "FOREBAY_DEAD_LETTERS_KEEP", default_value = "7d", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub dead_letters_keep: Duration,
+    /// How long states and results of asynchronous jobs and idempotency keys are kept.
+    #[arg(long, env = "FOREBAY_RESULTS_KEEP", default_value = "24h", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub results_keep: Duration,
+    /// How long files and batches are kept.
+    #[arg(long, env = "FOREBAY_FILES_KEEP", default_value = "30d", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub files_keep: Duration,
+}
+
+impl Default for StoreArgs {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(86_400);
+        Self { durability: Durability::File, dead_letters_keep: 7 * DAY, results_keep: DAY, files_keep: 30 * DAY }
+    }
 }
 
 /// Who this process is and what it prints.

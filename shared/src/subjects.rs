@@ -9,8 +9,14 @@
 //! | `forebay.roll` | core | api → workers: announce yourselves now |
 //! | `forebay.stats.<role>.<boot>` | core | process → aggregators: snapshot |
 //! | `forebay.describe.<boot>` | core | aggregator → process: send the names of your series again |
+//! | `forebay.held.<boot>` | core | worker → reapers: deliveries that it holds |
+//! | `forebay.cancel.<token>` | core | api → workers: nobody waits for these jobs any more |
+//! | `forebay.async.<token>.<tenant>` | JetStream | api → apis: asynchronous work that waits |
+//! | `forebay.webhooks.<job>` | JetStream | api → apis: a call to make |
+//! | `forebay.dead.<token>.<job>` | JetStream | worker → operators: a dead letter |
 
-use crate::ids::{BootId, Lane, ModelToken, Role};
+use crate::ids::{BootId, JobId, Lane, ModelToken, Role, TenantName};
+use crate::model::slug;
 
 /// Subject of a bundle of `rows` jobs.
 pub fn jobs(token: &ModelToken, lane: Lane, rows: usize) -> String {
@@ -60,6 +66,46 @@ pub const STATS_ALL: &str = "forebay.stats.*.*";
 pub fn describe(boot: BootId) -> String {
     format!("forebay.describe.{boot}")
 }
+
+/// Deliveries that a worker holds.
+pub fn held(boot: BootId) -> String {
+    format!("forebay.held.{boot}")
+}
+
+pub const HELD_ALL: &str = "forebay.held.*";
+
+/// Jobs of a model that nobody waits for any more.
+pub fn cancel(token: &ModelToken) -> String {
+    format!("forebay.cancel.{token}")
+}
+
+/// Asynchronous work of one tenant for one model. Tenants' names come from configuration; what does not fit into a
+/// subject is replaced.
+pub fn async_work(token: &ModelToken, tenant: &TenantName) -> String {
+    format!("forebay.async.{token}.{}", slug(tenant.as_str()))
+}
+
+/// All asynchronous work for one model.
+pub fn async_model(token: &ModelToken) -> String {
+    format!("forebay.async.{token}.*")
+}
+
+pub const ASYNC_ALL: &str = "forebay.async.*.*";
+
+pub fn webhook(job: &JobId) -> String {
+    format!("forebay.webhooks.{job}")
+}
+
+pub const WEBHOOKS_ALL: &str = "forebay.webhooks.*";
+
+pub fn dead(token: &ModelToken, job: &JobId) -> String {
+    format!("forebay.dead.{token}.{job}")
+}
+
+pub const DEAD_ALL: &str = "forebay.dead.*.*";
+
+/// Where the broker says which messages it has given up delivering.
+pub const ADVISORIES_MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>";
 
 /// Prefix of a process' own inboxes: per boot, so that a late reply to an earlier life cannot be taken for ours.
 pub fn inbox_prefix(boot: BootId) -> String {

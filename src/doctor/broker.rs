@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::BootId;
-use forebay_shared::settings::{BrokerArgs, Secret};
+use forebay_shared::settings::{BrokerArgs, Secret, StoreArgs};
 use forebay_shared::streams::MODELS_STREAM;
 
 use super::{Finding, Level};
@@ -17,7 +17,12 @@ const LARGE_OFFSET_SECONDS: f64 = 1.0;
 
 /// Asks the broker at `url`. Without one, the usual address is tried, and its absence is no fault.
 pub(super) async fn examine(url: Option<&str>, token: Option<Secret>) -> Vec<Finding> {
-    let args = BrokerArgs { broker: url.unwrap_or(DEFAULT_URL).to_owned(), broker_token: token, broker_wait: WAIT };
+    let args = BrokerArgs {
+        broker: url.unwrap_or(DEFAULT_URL).to_owned(),
+        broker_token: token,
+        broker_wait: WAIT,
+        stores: StoreArgs::default(),
+    };
     let link = match broker::connect(&args, BootId::random(), "doctor", "examine").await {
         Ok(link) => link,
         Err(_) if url.is_none() => {

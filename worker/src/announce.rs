@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use async_nats::Client;
 use async_nats::jetstream::kv;
-use forebay_shared::codec;
+use forebay_shared::codec::{self, Wire};
 use forebay_shared::job::Live;
 use forebay_shared::model::{ModelRecord, record_key};
 use forebay_shared::subjects;
@@ -88,8 +88,11 @@ impl Announcer {
 
     async fn say(&self) {
         let live = Live { ready: self.ready.load(Ordering::Relaxed), ..self.live.clone() };
-        if let Ok(payload) = codec::encode(&live) {
-            let _missed = self.client.publish(subjects::live(&live.token), payload).await;
+        // In every version that somebody may still read: apis of the release before must know of us, too.
+        for version in codec::OLDEST..=Live::VERSION {
+            if let Ok(payload) = codec::encode_for(&live, version) {
+                let _missed = self.client.publish(subjects::live(&live.token), payload).await;
+            }
         }
     }
 }

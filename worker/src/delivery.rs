@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_shared::ids::{BootId, Lane};
-use forebay_shared::streams::ACK_WAIT;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -24,9 +23,13 @@ pub struct Delivery {
     pub(crate) bundle: u64,
     pub(crate) ack: String,
     pub(crate) lane: Lane,
+    /// Version of the bundle: its answers are written in the same.
+    pub(crate) wire: u8,
     key: (Lane, u64),
     epoch: u64,
     taken: Instant,
+    /// How long the broker lends it, less the time a message needs to get there.
+    lease: Duration,
     /// Milliseconds after `taken` at which the lease ends.
     lease_ms: AtomicU64,
     jobs_left: AtomicUsize,
@@ -39,23 +42,26 @@ pub(crate) struct Taken {
     pub bundle: u64,
     pub ack: String,
     pub lane: Lane,
+    pub wire: u8,
     pub consumer_seq: u64,
     pub epoch: u64,
     pub jobs: usize,
 }
 
 impl Delivery {
-    fn new(taken: Taken, now: Instant) -> Self {
-        let Taken { api, bundle, ack, lane, consumer_seq, epoch, jobs } = taken;
+    fn new(taken: Taken, lease: Duration, now: Instant) -> Self {
+        let Taken { api, bundle, ack, lane, wire, consumer_seq, epoch, jobs } = taken;
         Self {
             api,
             bundle,
             ack,
             lane,
+            wire,
             key: (lane, consumer_seq),
             epoch,
             taken: now,
-            lease_ms: AtomicU64::new((ACK_WAIT - LEASE_MARGIN).as_millis() as u64),
+            lease,
+            lease_ms: AtomicU64::new(lease.as_millis() as u64),
             jobs_left: AtomicUsize::new(jobs),
         }
     }
@@ -71,19 +77,27 @@ impl Delivery {
     }
 
     fn extend(&self, now: Instant) {
-        let lease = now.saturating_duration_since(self.taken) + ACK_WAIT - LEASE_MARGIN;
+        let lease = now.saturating_duration_since(self.taken) + self.lease;
         self.lease_ms.store(lease.as_millis() as u64, Ordering::Relaxed);
     }
 }
 
 /// All deliveries of this worker.
-#[derive(Debug, Default)]
-pub struct Deliveries(Mutex<FxHashMap<(Lane, u64), Arc<Delivery>>>);
+#[derive(Debug)]
+pub struct Deliveries {
+    held: Mutex<FxHashMap<(Lane, u64), Arc<Delivery>>>,
+    lease: Duration,
+}
 
 impl Deliveries {
+    /// `ack_wait`: the consumers' own, see [`forebay_shared::streams::ack_wait`].
+    pub(crate) fn new(ack_wait: Duration) -> Self {
+        Self { held: Mutex::default(), lease: ack_wait.saturating_sub(LEASE_MARGIN) }
+    }
+
     pub(crate) fn take(&self, taken: Taken, now: Instant) -> Arc<Delivery> {
-        let delivery = Arc::new(Delivery::new(taken, now));
-        self.0.lock().insert(delivery.key, Arc::clone(&delivery));
+        let delivery = Arc::new(Delivery::new(taken, self.lease, now));
+        self.held.lock().insert(delivery.key, Arc::clone(&delivery));
         delivery
     }
 
@@ -91,13 +105,13 @@ impl Deliveries {
     pub(crate) fn finished(&self, delivery: &Delivery, jobs: usize) {
         let before = delivery.jobs_left.fetch_sub(jobs, Ordering::Relaxed);
         if before <= jobs {
-            self.0.lock().remove(&delivery.key);
+            self.held.lock().remove(&delivery.key);
         }
     }
 
     /// Subjects on which to report progress; extends their leases.
     pub(crate) fn progress(&self, epoch: u64, now: Instant) -> Vec<String> {
-        let held = self.0.lock();
+        let held = self.held.lock();
         let ours = held.values().filter(|delivery| delivery.is_ours(epoch, now));
         ours.map(|delivery| {
             delivery.extend(now);
@@ -108,12 +122,12 @@ impl Deliveries {
 
     /// Subjects on which to give back everything that is still ours.
     pub(crate) fn give_back(&self, epoch: u64, now: Instant) -> Vec<String> {
-        let held = std::mem::take(&mut *self.0.lock());
+        let held = std::mem::take(&mut *self.held.lock());
         held.values().filter(|delivery| delivery.is_ours(epoch, now)).map(|delivery| delivery.ack.clone()).collect()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+        self.held.lock().is_empty()
     }
 }
 
@@ -123,12 +137,21 @@ mod tests {
 
     fn taken(consumer_seq: u64, epoch: u64, jobs: usize) -> Taken {
         let ack = format!("ack-{consumer_seq}");
-        Taken { api: BootId::from_bytes([1; 16]), bundle: 1, ack, lane: Lane::Normal, consumer_seq, epoch, jobs }
+        Taken {
+            api: BootId::from_bytes([1; 16]),
+            bundle: 1,
+            ack,
+            lane: Lane::Normal,
+            wire: 2,
+            consumer_seq,
+            epoch,
+            jobs,
+        }
     }
 
     #[test]
     fn a_delivery_is_held_until_its_last_job_is_answered() {
-        let deliveries = Deliveries::default();
+        let deliveries = Deliveries::new(Duration::from_secs(5));
         let delivery = deliveries.take(taken(1, 1, 3), Instant::now());
         deliveries.finished(&delivery, 2);
         assert!(!deliveries.is_empty());
@@ -138,7 +161,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_for_a_delivery_whose_lease_is_over() {
-        let (deliveries, now) = (Deliveries::default(), Instant::now());
+        let (deliveries, now) = (Deliveries::new(Duration::from_secs(5)), Instant::now());
         deliveries.take(taken(1, 1, 1), now);
         assert_eq!(deliveries.progress(1, now + Duration::from_secs(4)), ["ack-1"]);
         assert_eq!(deliveries.progress(1, now + Duration::from_secs(8)), ["ack-1"], "extended by the last report");
@@ -148,7 +171,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_for_a_delivery_of_an_earlier_connection() {
-        let (deliveries, now) = (Deliveries::default(), Instant::now());
+        let (deliveries, now) = (Deliveries::new(Duration::from_secs(5)), Instant::now());
         deliveries.take(taken(1, 1, 1), now);
         deliveries.take(taken(2, 2, 1), now);
         assert_eq!(deliveries.give_back(2, now), ["ack-2"]);

@@ -117,14 +117,16 @@ impl Driver {
         }
         self.counters.closed(label(reason));
         match self.compute(&jobs, tokens) {
-            Ok(embeddings) => self.replies.computed(Computed { jobs, embeddings }),
+            Ok((embeddings, took)) => self.replies.computed(Computed { jobs, embeddings, took }),
             Err(error) if jobs.len() == 1 => self.fail(jobs, error),
             Err(error) => {
                 tracing::warn!(%error, rows = jobs.len(), "a batch failed; its rows are run one by one");
                 for work in jobs {
                     let alone = vec![work];
                     match self.compute(&alone, tokens) {
-                        Ok(embeddings) => self.replies.computed(Computed { jobs: alone, embeddings }),
+                        Ok((embeddings, took)) => {
+                            self.replies.computed(Computed { jobs: alone, embeddings, took });
+                        }
                         Err(error) => self.fail(alone, error),
                     }
                 }
@@ -152,8 +154,8 @@ impl Driver {
         self.counters.batch_fill.observe(by_tokens.max(by_rows));
     }
 
-    /// One forward pass. A panic in a kernel is an error of this batch, not the end of the worker.
-    fn compute(&mut self, jobs: &[Work], tokens: &mut TokenBatch) -> Result<Embeddings, EngineError> {
+    /// One forward pass, and how long it took. A panic in a kernel is an error of this batch, not the end of the worker.
+    fn compute(&mut self, jobs: &[Work], tokens: &mut TokenBatch) -> Result<(Embeddings, Duration), EngineError> {
         tokens.clear();
         for work in jobs {
             tokens.push(&work.ids);
@@ -177,9 +179,10 @@ impl Driver {
         self.counters.steps.inc();
         match result {
             Ok(Ok(embeddings)) => {
-                self.counters.inference.observe(begun.elapsed().as_secs_f64());
+                let took = begun.elapsed();
+                self.counters.inference.observe(took.as_secs_f64());
                 self.counters.rows.inc_by(jobs.len() as u64);
-                Ok(embeddings)
+                Ok((embeddings, took))
             }
             Ok(Err(error)) => {
                 self.counters.engine_error(match error {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_shared::broker::Link;
-use forebay_shared::streams::ACK_WAIT;
 
 use crate::delivery::Deliveries;
 use crate::gauge::Pulse;
@@ -20,6 +19,8 @@ pub(crate) struct Progress {
     pub(crate) deliveries: Arc<Deliveries>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) stall_limit: Duration,
+    /// The consumers' own.
+    pub(crate) ack_wait: Duration,
 }
 
 impl Progress {
@@ -34,7 +35,7 @@ impl Progress {
             if self.pulse.is_stalled(self.stall_limit, now) {
                 return;
             }
-            if now.duration_since(reported) < ACK_WAIT / 3 {
+            if now.duration_since(reported) < self.ack_wait / 3 {
                 continue;
             }
             reported = now;

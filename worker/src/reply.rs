@@ -5,6 +5,7 @@
 //! leaves its message in the queue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Client;
 use forebay_shared::codec;
@@ -31,6 +32,8 @@ const TURN: usize = 64;
 pub(crate) struct Computed {
     pub(crate) jobs: Vec<Work>,
     pub(crate) embeddings: Embeddings,
+    /// How long the device was busy with it.
+    pub(crate) took: Duration,
 }
 
 /// A job that ended without a result.
@@ -82,6 +85,8 @@ pub(crate) struct Replier {
 /// Answers on their way to one api.
 struct Outgoing {
     api: BootId,
+    /// Version that the api reads.
+    wire: u8,
     groups: Vec<(Arc<Delivery>, Vec<Reply>)>,
     bytes: usize,
 }
@@ -114,7 +119,9 @@ impl Replier {
 
     /// Checks a batch's rows and turns them into answers.
     fn finish(&mut self, computed: Computed, outgoing: &mut Vec<Outgoing>) {
-        let Computed { jobs, mut embeddings } = computed;
+        let Computed { jobs, mut embeddings, took } = computed;
+        let tokens: usize = jobs.iter().map(|work| work.ids.len()).sum();
+        let us_per_token = took.as_micros() as f64 / tokens.max(1) as f64;
         self.inputs.clear();
         for work in &jobs {
             self.inputs.push(&work.ids);
@@ -135,7 +142,8 @@ impl Replier {
                 _ => {
                     answered += 1;
                     let vector = self.vector(embeddings.row_mut(index), work.params);
-                    Ok(Output { tokens: work.ids.len() as u32, vector })
+                    let device_us = (us_per_token * work.ids.len() as f64).round() as u32;
+                    Ok(Output { tokens: work.ids.len() as u32, device_us, vector })
                 }
             };
             push(outgoing, &work.delivery, Reply { id: work.id, outcome });
@@ -160,7 +168,7 @@ impl Replier {
             done.push((Arc::clone(&delivery), replies.len()));
             groups.push(ReplyGroup { bundle: delivery.bundle, ack: delivery.ack.clone(), replies });
         }
-        match codec::encode(&ReplyBatch { groups }) {
+        match codec::encode_for(&ReplyBatch { groups }, outgoing.wire) {
             // If this is lost, nobody acknowledges: the queue delivers again and the api is asked.
             Ok(payload) => drop(self.client.publish(subjects::replies(outgoing.api), payload).await),
             Err(error) => tracing::error!(%error, "could not encode answers"),
@@ -174,9 +182,11 @@ impl Replier {
 /// Adds one answer to what goes to its api.
 fn push(outgoing: &mut Vec<Outgoing>, delivery: &Arc<Delivery>, reply: Reply) {
     let bytes = reply.outcome.as_ref().map_or(64, |output| output.vector.len() + 32);
-    let position = outgoing.iter().position(|out| out.api == delivery.api && out.bytes < MAX_MESSAGE_BYTES);
+    let (api, wire) = (delivery.api, delivery.wire);
+    let fits = |out: &Outgoing| out.api == api && out.wire == wire && out.bytes < MAX_MESSAGE_BYTES;
+    let position = outgoing.iter().position(fits);
     let position = position.unwrap_or_else(|| {
-        outgoing.push(Outgoing { api: delivery.api, groups: Vec::new(), bytes: 0 });
+        outgoing.push(Outgoing { api, wire, groups: Vec::new(), bytes: 0 });
         outgoing.len() - 1
     });
     let out = &mut outgoing[position];

@@ -7,13 +7,14 @@ use anyhow::Context;
 use forebay_sched::Batcher;
 use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::codec;
 use forebay_shared::ids::{BootId, ModelName, ProcessName, Role};
 use forebay_shared::job::Live;
 use forebay_shared::metrics::{Fact, HostSampler, WorkerMetrics};
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_shared::shutdown::{self, Shutdown};
 use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
-use forebay_shared::streams;
+use forebay_shared::streams::{self, Bucket, Stores};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -50,7 +51,8 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     tokio::spawn(pages::serve(listener, metrics.clone(), health.clone()));
 
     let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
-    let models_table = streams::ensure_bucket(&control.jetstream(), streams::MODELS_BUCKET).await?;
+    let stores = Stores::new(control.jetstream(), &broker.stores);
+    let models_table = stores.bucket(Bucket::Models).await?;
     let clock = BrokerClock::from_wall_clock();
     clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
     tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
@@ -71,13 +73,21 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let record = announce::record(&loaded.info);
     let device = device.kind().to_owned();
     reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device }]);
-    streams::ensure_jobs(&control.jetstream(), &record.token).await?;
+    stores.jobs(&record.token).await?;
     announce::register(&models_table, &record).await?;
 
-    let live =
-        Live { boot, process: name.clone(), model: record.name.clone(), token: record.token.clone(), ready: true };
+    let live = Live {
+        boot,
+        process: name.clone(),
+        model: record.name.clone(),
+        token: record.token.clone(),
+        ready: true,
+        wire: codec::NEWEST,
+        max_rows: args.limits(loaded.info.max_tokens)?.max_rows as u32,
+    };
     let announcer = Announcer::new(control.client.clone(), live);
-    let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics)?;
+    let ack_wait = streams::ack_wait(broker.stores.durability);
+    let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics, ack_wait)?;
     let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
     health.set(Phase::Ready);
     reporter.set_state(ProcessState::Ready);
@@ -199,6 +209,7 @@ struct Engine {
 }
 
 impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "called once, to keep `run` a table of contents")]
     fn start(
         args: &WorkerArgs,
         boot: BootId,
@@ -207,11 +218,13 @@ impl Engine {
         replies: Link,
         clock: BrokerClock,
         metrics: &WorkerMetrics,
+        ack_wait: Duration,
     ) -> anyhow::Result<Self> {
         let LoadedModel { info, tokenizer, encoder } = loaded;
         let limits = args.limits(info.max_tokens)?;
         let counters = Arc::new(ModelCounters::new(metrics, &ModelName::from(info.name.as_str())));
-        let (deliveries, waiting, pulse) = <(Arc<Deliveries>, Arc<Waiting>, Arc<Pulse>)>::default();
+        let deliveries = Arc::new(Deliveries::new(ack_wait));
+        let (waiting, pulse) = <(Arc<Waiting>, Arc<Pulse>)>::default();
         let (results, answers) = reply::channel();
         let (arrivals_in, arrivals) = crossbeam_channel::unbounded();
         let tokenizer_threads = if encoder.runs_inline() { 0 } else { args.tokenizer_threads };
@@ -263,7 +276,7 @@ impl Engine {
         })?;
         Ok(Self {
             intake,
-            progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit },
+            progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit, ack_wait },
             replies,
             replier: tokio::spawn(replier.run(answers)),
             driver_gone,
@@ -281,8 +294,8 @@ impl Engine {
         let Self { intake, progress, replies, mut replier, driver_gone, drain_timeout } = self;
         let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
         let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
-        let stall_limit = giving_back.stall_limit;
-        let watching = Progress { link, deliveries, pulse: Arc::clone(&giving_back.pulse), stall_limit };
+        let (stall_limit, ack_wait) = (giving_back.stall_limit, giving_back.ack_wait);
+        let watching = Progress { link, deliveries, pulse: Arc::clone(&giving_back.pulse), stall_limit, ack_wait };
         let (stop, stopped) = shutdown::channel();
         let mut taking = tokio::spawn(intake.run(stopped));
         let mut watching = tokio::spawn(watching.run());

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn output(tokens: u32) -> Output {
-        Output { tokens, vector: Vec::new() }
+        Output { tokens, device_us: 0, vector: Vec::new() }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::error::JobError;
-use forebay_shared::ids::{BootId, JobId, Lane, ModelName, ModelToken};
+use forebay_shared::ids::{BootId, JobId, Lane, ModelName, ModelToken, TenantName};
 use forebay_shared::job::{Input, Job, Output, Task};
 use forebay_shared::metrics::{ApiMetrics, Gauge, Refusal};
 use forebay_shared::model::ModelRecord;
@@ -41,11 +41,22 @@ use rate::DrainRate;
 #[derive(Debug)]
 pub struct Submission {
     pub model: Arc<ModelRecord>,
+    pub tenant: TenantName,
     pub lane: Lane,
     pub task: Task,
     pub rows: Vec<Input>,
+    /// Ids and generation of the jobs where they are fixed beforehand, one id for each row: work that is kept elsewhere
+    /// and may be submitted again. `None` = new ones.
+    pub fixed: Option<FixedIds>,
     pub deadline: Instant,
     pub trace: TraceContext,
+}
+
+/// See [`Submission::fixed`].
+#[derive(Debug, Clone)]
+pub struct FixedIds {
+    pub jobs: Vec<JobId>,
+    pub generation: u32,
 }
 
 /// Hands work to the queue and answers back. One per api process.
@@ -117,7 +128,7 @@ impl Dispatch {
     /// The first row's error; [`JobError::BrokerUnavailable`], [`JobError::NoWorker`] or [`JobError::Overloaded`] at
     /// once and before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
-        let Submission { model, lane, task, rows, deadline, trace } = submission;
+        let Submission { model, tenant, lane, task, rows, fixed, deadline, trace } = submission;
         self.check_reachable(&model)?;
         if rows.len() > self.max_in_flight {
             return Err(JobError::TooManyInputs { got: rows.len(), max: self.max_in_flight });
@@ -132,8 +143,10 @@ impl Dispatch {
         let (gather, answer) = Gather::new(rows.len());
         let gather = Arc::new(gather);
         for (index, input) in rows.into_iter().enumerate() {
-            let id = JobId::random();
-            let job = Job { id, enqueued_us, deadline_us, trace: Some(trace), task: task.clone(), input };
+            let id = fixed.as_ref().and_then(|fixed| fixed.jobs.get(index).copied()).unwrap_or_else(JobId::random);
+            let generation = fixed.as_ref().map_or(0, |fixed| fixed.generation);
+            let (tenant, trace, task) = (tenant.clone(), Some(trace), task.clone());
+            let job = Job { id, generation, tenant, enqueued_us, deadline_us, trace, task, input };
             waiting.ids.push(id);
             tracing::debug!(job = %id, model = %model.name, "accepted");
             let ready = Ready { job, gather: Arc::clone(&gather), index, deadline };

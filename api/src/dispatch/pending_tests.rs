@@ -11,7 +11,7 @@ fn id(n: u8) -> JobId {
 }
 
 fn ok(n: u8) -> Reply {
-    Reply { id: id(n), outcome: Ok(Output { tokens: u32::from(n), vector: Vec::new() }) }
+    Reply { id: id(n), outcome: Ok(Output { tokens: u32::from(n), device_us: 0, vector: Vec::new() }) }
 }
 
 fn group(bundle: u64, replies: Vec<Reply>) -> ReplyGroup {

@@ -123,7 +123,9 @@ impl Publisher {
         let rows = jobs.len();
         self.bundle_rows.observe(rows as f64);
         let number = self.shared.pending.lock().open(waiters);
-        let payload = codec::encode(&Bundle { api: self.shared.boot, number, jobs }).inspect_err(|_| {
+        let newest = self.registry.wire_version(&self.token);
+        let bundle = Bundle { api: self.shared.boot, number, jobs };
+        let payload = codec::encode_for(&bundle, newest).inspect_err(|_| {
             self.unpublished.sub(rows as f64);
             self.shared.pending.lock().fail(number, &ids, &JobError::Internal);
         })?;

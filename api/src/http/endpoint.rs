@@ -26,11 +26,13 @@ use super::instruments::{HttpTally, RouteInstruments};
 use super::{AppState, Backend};
 use crate::dialect::Dialect;
 use crate::error::Failure;
+use crate::tenants::Caller;
 
 /// A request on its way to its handler.
 pub struct Call<B: Backend> {
     pub state: Arc<AppState<B>>,
     pub context: Context,
+    pub caller: Caller,
     pub parts: Parts,
     pub body: Body,
 }
@@ -152,7 +154,8 @@ where
     let tally = HttpTally::begin(&state.metrics, route, &parts.method, context.started);
     let span =
         tracing::debug_span!("request", id = context.request_id(), trace = %trace.trace_id(), route = route.template);
-    let handled = handler(Call { state: Arc::clone(state), context, parts, body }).instrument(span);
+    let handled =
+        handler(Call { state: Arc::clone(state), context, caller: Caller::default(), parts, body }).instrument(span);
     let answer = AssertUnwindSafe(handled).catch_unwind().await.unwrap_or_else(|panic| {
         tracing::error!(request = ?request_id, route = route.template, panic = text_of(&*panic), "a handler panicked");
         Err(JobError::Internal.into())

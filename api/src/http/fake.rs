@@ -47,7 +47,7 @@ pub fn echo(submission: &Submission) -> Vec<Output> {
         [input.len_bytes() as f32, index as f32].iter().flat_map(|number| number.to_le_bytes()).collect()
     };
     let rows = submission.rows.iter().enumerate();
-    rows.map(|(index, input)| Output { tokens: 3, vector: vector(input, index) }).collect()
+    rows.map(|(index, input)| Output { tokens: 3, device_us: 0, vector: vector(input, index) }).collect()
 }
 
 impl Default for FakeFleet {

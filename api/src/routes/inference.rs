@@ -27,7 +27,7 @@ const MAX_NAME_CHARS: usize = 200;
 
 /// Answers one embedding request and counts it.
 pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
-    let Call { state, context, parts, body } = call;
+    let Call { state, context, caller, parts, body } = call;
     let mut tally = state.instruments.inference(context.started);
     let answer = async {
         let urgency = context.urgency(&state.limits)?;
@@ -37,9 +37,11 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         drop(bytes);
         let outputs = state.backend.submit(Submission {
             model: Arc::clone(&work.model),
+            tenant: caller.tenant,
             lane: urgency.lane,
             task: Task::Embed(work.options.params),
             rows: work.rows,
+            fixed: None,
             deadline: urgency.deadline,
             trace: context.trace,
         });

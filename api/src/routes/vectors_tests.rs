@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::*;
 
 fn output(numbers: &[f32], tokens: u32) -> Output {
-    Output { tokens, vector: numbers.iter().flat_map(|number| number.to_le_bytes()).collect() }
+    Output { tokens, device_us: 0, vector: numbers.iter().flat_map(|number| number.to_le_bytes()).collect() }
 }
 
 /// Small enough to be written in one turn.
@@ -53,7 +53,7 @@ fn a_vector_that_is_no_vector_is_not_passed_on() {
             assert_eq!(result, Err(JobError::BadOutput { kind: "not finite".to_owned() }));
         }
     }
-    let cut_off = Output { tokens: 1, vector: vec![0; 7] };
+    let cut_off = Output { tokens: 1, device_us: 0, vector: vec![0; 7] };
     let result = body(&[cut_off], "m", Dialect::Tei, Encoding::Float).now_or_never().unwrap();
     assert_eq!(result, Err(JobError::BadOutput { kind: "cut off".to_owned() }));
 }

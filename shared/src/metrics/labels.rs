@@ -171,10 +171,15 @@ impl From<&JobError> for Outcome {
             | JobError::ModelNotFound { .. }
             | JobError::PayloadTooLarge { .. }
             | JobError::TooManyInputs { .. } => Self::Invalid,
-            JobError::Overloaded { .. } | JobError::NoWorker { .. } => Self::Overloaded,
+            JobError::Overloaded { .. } | JobError::NoWorker { .. } | JobError::DeadlineUnreachable { .. } => {
+                Self::Overloaded
+            }
             JobError::DeadlineExceeded => Self::DeadlineExceeded,
             JobError::Cancelled => Self::Cancelled,
-            JobError::BrokerUnavailable | JobError::BadOutput { .. } | JobError::Internal => Self::Failed,
+            JobError::BrokerUnavailable
+            | JobError::BadOutput { .. }
+            | JobError::DeadLettered { .. }
+            | JobError::Internal => Self::Failed,
         }
     }
 }

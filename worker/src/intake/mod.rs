@@ -178,6 +178,7 @@ impl Intake {
             bundle: bundle.number,
             ack: ack.to_string(),
             lane,
+            wire: codec::version_of(&message.payload),
             consumer_seq: info.consumer_seq,
             epoch: self.link.epoch(),
             jobs: bundle.jobs.len(),

@@ -1,0 +1,205 @@
+//! Creates what is missing, verifies what is there.
+
+use async_nats::jetstream::consumer::{Consumer, IntoConsumerConfig, pull};
+use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
+use async_nats::jetstream::{self, ErrorCode, kv, object_store};
+
+use super::fields::{check, of_consumer, of_store, of_stream};
+use super::{Bucket, Objects, Queue, jobs_stream, jobs_stream_config, lane_consumer_config, queue_config, storage};
+use crate::ids::{Lane, ModelToken};
+use crate::settings::StoreArgs;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnsureError {
+    #[error(
+        "{kind} {name} exists with {field} = {found}, this process needs {wanted}; give all processes the same settings, \
+             or run `forebay migrate` to change it"
+    )]
+    Mismatch { kind: &'static str, name: String, field: &'static str, found: String, wanted: String },
+    #[error(
+        "cannot create {kind} {name}: {cause}; check the broker's JetStream limits, disk and this role's permissions"
+    )]
+    Create { kind: &'static str, name: String, cause: String },
+    #[error("JetStream does not answer: {0}; is it enabled on the broker?")]
+    Unavailable(String),
+}
+
+/// The fleet's streams, buckets and object stores, as one process opens them.
+#[derive(Clone)]
+pub struct Stores {
+    js: jetstream::Context,
+    args: StoreArgs,
+}
+
+impl Stores {
+    pub fn new(js: jetstream::Context, args: &StoreArgs) -> Self {
+        Self { js, args: args.clone() }
+    }
+
+    pub fn args(&self) -> &StoreArgs {
+        &self.args
+    }
+
+    /// Creates the model's stream and its consumers if they are missing, and verifies them if they are not.
+    ///
+    /// # Errors
+    /// [`EnsureError::Mismatch`] names the first field that differs; nothing is changed then.
+    pub async fn jobs(&self, token: &ModelToken) -> Result<(), EnsureError> {
+        let stream = self.stream(jobs_stream_config(token, &self.args)).await?;
+        for lane in Lane::ALL {
+            let name = format!("{}/{}", jobs_stream(token), lane.as_str());
+            self.consumer(&stream, name, lane_consumer_config(token, lane, &self.args)).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens a stream that there is one of.
+    ///
+    /// # Errors
+    /// As [`Self::jobs`].
+    pub async fn queue(&self, queue: Queue) -> Result<Stream<Info>, EnsureError> {
+        self.stream(queue_config(queue, &self.args)).await
+    }
+
+    async fn stream(&self, wanted: StreamConfig) -> Result<Stream<Info>, EnsureError> {
+        let stream = match self.js.get_stream(&wanted.name).await {
+            Ok(stream) => stream,
+            Err(error) if is_not_found(&error) => create_stream(&self.js, wanted.clone()).await?,
+            Err(error) => return Err(EnsureError::Unavailable(error.to_string())),
+        };
+        let found = &stream.cached_info().config;
+        check("stream", &wanted.name, &of_stream(found), &of_stream(&wanted))?;
+        Ok(stream)
+    }
+
+    /// Opens a durable consumer of `stream`, called `name` in errors.
+    ///
+    /// # Errors
+    /// As [`Self::jobs`].
+    pub async fn consumer(
+        &self,
+        stream: &Stream<Info>,
+        name: String,
+        wanted: pull::Config,
+    ) -> Result<Consumer<pull::Config>, EnsureError> {
+        // Creating a consumer that exists with another configuration is an error in this call, not an update.
+        let created = stream.create_consumer_strict(wanted.clone()).await;
+        let consumer = match created {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                let durable = wanted.durable_name.clone().unwrap_or_default();
+                let existing = stream.get_consumer(&durable).await;
+                let cause = error.to_string();
+                existing.map_err(|_| EnsureError::Create { kind: "consumer", name: name.clone(), cause })?
+            }
+        };
+        let found = of_consumer(&consumer.cached_info().config);
+        check("consumer", &name, &found, &of_consumer(&wanted.into_consumer_config()))?;
+        Ok(consumer)
+    }
+
+    /// Opens a key-value bucket with one value per key, creating it if it is missing.
+    ///
+    /// # Errors
+    /// [`EnsureError::Create`] if the broker refuses, [`EnsureError::Mismatch`] if the bucket is kept differently.
+    pub async fn bucket(&self, bucket: Bucket) -> Result<kv::Store, EnsureError> {
+        let name = bucket.name().to_owned();
+        let config = kv::Config {
+            bucket: name.clone(),
+            history: 1,
+            storage: storage(self.args.durability),
+            max_age: bucket.keep(&self.args).unwrap_or_default(),
+            max_bytes: bucket.max_bytes(),
+            num_replicas: self.args.durability.replicas(),
+            ..Default::default()
+        };
+        let wanted = StreamConfig {
+            storage: config.storage,
+            num_replicas: config.num_replicas,
+            max_bytes: config.max_bytes,
+            max_age: config.max_age,
+            ..Default::default()
+        };
+        let store = match self.js.get_key_value(&name).await {
+            Ok(store) => store,
+            Err(_) => match self.js.create_key_value(config).await {
+                Ok(store) => store,
+                Err(error) => {
+                    let (kind, cause) = ("bucket", error.to_string());
+                    let existing = self.js.get_key_value(&name).await;
+                    existing.map_err(|_| EnsureError::Create { kind, name: name.clone(), cause })?
+                }
+            },
+        };
+        check("bucket", &name, &of_store(&store.stream.cached_info().config), &of_store(&wanted))?;
+        Ok(store)
+    }
+
+    /// Opens an object store, creating it if it is missing.
+    ///
+    /// # Errors
+    /// As [`Self::bucket`].
+    pub async fn objects(&self, objects: Objects) -> Result<object_store::ObjectStore, EnsureError> {
+        let name = objects.name().to_owned();
+        let config = object_store::Config {
+            bucket: name.clone(),
+            max_age: objects.keep(&self.args),
+            max_bytes: objects.max_bytes(),
+            // Always on file: what is kept here belongs to jobs whose acceptance promised more than a connection.
+            num_replicas: self.args.durability.replicas(),
+            ..Default::default()
+        };
+        if let Ok(store) = self.js.get_object_store(&name).await {
+            return Ok(store);
+        }
+        match self.js.create_object_store(config).await {
+            Ok(store) => Ok(store),
+            Err(error) => {
+                let (kind, cause) = ("object store", error.to_string());
+                let existing = self.js.get_object_store(&name).await;
+                existing.map_err(|_| EnsureError::Create { kind, name, cause })
+            }
+        }
+    }
+}
+
+async fn create_stream(js: &jetstream::Context, config: StreamConfig) -> Result<Stream<Info>, EnsureError> {
+    let name = config.name.clone();
+    #[expect(clippy::disallowed_methods, reason = "the one place that creates streams")]
+    let created = js.create_stream(config).await;
+    match created {
+        Ok(stream) => Ok(stream),
+        // Another process may have been faster.
+        Err(error) => match js.get_stream(&name).await {
+            Ok(stream) => Ok(stream),
+            Err(_) => Err(EnsureError::Create { kind: "stream", name, cause: error.to_string() }),
+        },
+    }
+}
+
+fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
+    matches!(error.kind(), jetstream::context::GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_named_by_its_field() {
+        let token = ModelToken::from("m-0123456789");
+        let wanted = jobs_stream_config(&token, &StoreArgs::default());
+        let mut found = wanted.clone();
+        found.max_bytes = 5;
+        let error = check("stream", "s", &of_stream(&found), &of_stream(&wanted)).unwrap_err();
+        assert!(error.to_string().contains("max_bytes = 5"), "{error}");
+    }
+
+    #[test]
+    fn a_definition_without_a_version_is_refused() {
+        let wanted = jobs_stream_config(&ModelToken::from("m-0123456789"), &StoreArgs::default());
+        let mut found = wanted.clone();
+        found.metadata.clear();
+        assert!(check("stream", "s", &of_stream(&found), &of_stream(&wanted)).is_err());
+    }
+}
