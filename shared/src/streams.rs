@@ -57,9 +57,8 @@ pub const ACK_WAIT_REPLICATED: Duration = Duration::from_secs(15);
 pub const MAX_DELIVER: i64 = 20;
 pub const MAX_ACK_PENDING: i64 = 20_000;
 const MAX_WAITING: i64 = 8_192;
-/// Backstops of one model's queue; admission at the apis is the working limit.
-pub const MAX_MESSAGES: i64 = 1_000_000;
-pub const MAX_BYTES: i64 = 1 << 30;
+/// Backstop of the queues that there is one of.
+const MAX_MESSAGES: i64 = 1_000_000;
 
 pub const JOBS_PREFIX: &str = "FOREBAY_JOBS_";
 
@@ -203,8 +202,8 @@ pub fn jobs_stream_config(token: &ModelToken, stores: &StoreArgs) -> StreamConfi
         retention: RetentionPolicy::WorkQueue,
         storage: storage(stores.durability),
         discard: DiscardPolicy::New,
-        max_messages: MAX_MESSAGES,
-        max_bytes: MAX_BYTES,
+        max_messages: i64::from(stores.queue_max_messages),
+        max_bytes: i64::from(stores.queue_max_bytes),
         duplicate_window: DUPLICATE_WINDOW,
         allow_message_ttl: true,
         num_replicas: stores.durability.replicas(),
