@@ -35,8 +35,11 @@ use crate::subjects;
 
 mod ensure;
 mod fields;
+pub mod migrate;
+mod migration;
 
 pub use ensure::{EnsureError, Stores};
+pub use migration::{Finding, Verdict};
 
 /// Version of the definitions below.
 pub const DEFINITIONS_VERSION: &str = "1";
@@ -233,6 +236,31 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         allow_direct: !work_queue,
         num_replicas: stores.durability.replicas(),
         metadata: version_metadata(),
+        ..Default::default()
+    }
+}
+
+/// What is ours to choose of a bucket's stream.
+pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
+    StreamConfig {
+        name: format!("KV_{}", bucket.name()),
+        storage: storage(stores.durability),
+        num_replicas: stores.durability.replicas(),
+        max_bytes: bucket.max_bytes(),
+        max_age: bucket.keep(stores).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// What is ours to choose of an object store's stream. Always on file: what is kept there belongs to jobs whose acceptance
+/// promised more than a connection.
+pub fn objects_config(objects: Objects, stores: &StoreArgs) -> StreamConfig {
+    StreamConfig {
+        name: format!("OBJ_{}", objects.name()),
+        storage: StorageType::File,
+        num_replicas: stores.durability.replicas(),
+        max_bytes: objects.max_bytes(),
+        max_age: objects.keep(stores),
         ..Default::default()
     }
 }
