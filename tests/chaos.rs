@@ -26,8 +26,9 @@ use std::time::Duration;
 
 use counters::Counters;
 use faults::{Faults, QUEUE_MAX_MESSAGES};
+use forebay_shared::planted::Bug;
 use history::{History, Judged};
-use schedule::{Event, Topology};
+use schedule::{Event, Kind, Topology};
 use support::netns::Netns;
 use support::{Cluster, ClusterOptions, Process, eventually, queue};
 use traffic::Traffic;
@@ -37,17 +38,35 @@ const PER_SECOND: f64 = 150.0;
 const KEPT: f64 = 0.999;
 const LONG: Duration = Duration::from_secs(30);
 
+/// A schedule by hand: `(second, kind, target, lasts in milliseconds)`.
+fn script(events: &[(f64, Kind, usize, u64)]) -> Vec<Event> {
+    let event = |(at, kind, target, lasts): &(f64, Kind, usize, u64)| Event {
+        at: Duration::from_secs_f64(*at),
+        kind: *kind,
+        target: *target,
+        lasts: Duration::from_millis(*lasts),
+    };
+    events.iter().map(event).collect()
+}
+
+/// A test of the test: with `bug` in the system the suite finds a problem that names it.
+async fn finds(bug: Bug, schedule: &[Event], named: &str) {
+    let problems = run(schedule, None, Some(bug)).await.problems();
+    println!("{}: {problems:?}", bug.name());
+    assert!(problems.iter().any(|problem| problem.contains(named)), "{} was not found: {problems:?}", bug.name());
+}
+
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number")))
 }
 
-fn options(bug: Option<&str>) -> ClusterOptions {
+fn options(bug: Option<Bug>) -> ClusterOptions {
     let mut env = vec![
         ("FOREBAY_SIMULATED_BASE", "8ms".to_owned()),
         ("FOREBAY_BATCH_MAX_ROWS", "16".to_owned()),
         ("FOREBAY_QUEUE_MAX_MESSAGES", QUEUE_MAX_MESSAGES.to_string()),
     ];
-    env.extend(bug.map(|bug| ("FOREBAY_PLANTED_BUG", bug.to_owned())));
+    env.extend(bug.map(|bug| ("FOREBAY_PLANTED_BUG", bug.name().to_owned())));
     ClusterOptions {
         apis: 2,
         workers: 2,
@@ -92,7 +111,7 @@ impl Run {
     }
 }
 
-async fn run(schedule: &[Event], netns: Option<&Netns>, bug: Option<&str>) -> Run {
+async fn run(schedule: &[Event], netns: Option<&Netns>, bug: Option<Bug>) -> Run {
     let mut cluster = Cluster::start(options(bug)).await;
     if let Some(netns) = netns {
         cluster.add_worker_in(netns);
@@ -141,4 +160,15 @@ async fn everything_dies_and_nothing_that_was_accepted_is_lost() {
     let run = run(&schedule::schedule(seed, length, topology), netns.as_ref(), None).await;
     let problems = run.problems();
     assert!(problems.is_empty(), "CHAOS_SEED={seed}\n{}", problems.join("\n"));
+}
+
+#[tokio::test]
+async fn a_worker_that_acknowledges_before_it_answers_is_found() {
+    let kills = [(0.5, Kind::KillWorker, 0, 400), (3.0, Kind::KillWorker, 1, 400), (5.5, Kind::KillWorker, 0, 400)];
+    finds(Bug::AckBeforeAnswer, &script(&kills), "of the accepted were answered").await;
+}
+
+#[tokio::test]
+async fn a_counter_that_forgets_the_dead_is_found() {
+    finds(Bug::CounterReset, &script(&[(0.5, Kind::KillWorker, 0, 5_000)]), "counters fell").await;
 }

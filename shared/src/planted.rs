@@ -12,7 +12,7 @@ pub enum Bug {
     NoDuplicateSuppression,
     /// The reaper gives back what a live worker holds.
     NakOfLiveJob,
-    /// A process counts from zero again without saying that it is another.
+    /// An aggregator forgets what a process had counted once it is gone.
     CounterReset,
 }
 

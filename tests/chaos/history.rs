@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::schedule::{Event, Kind, Role};
+use super::schedule::{Event, Kind};
 
 /// A little more than a deadline is not yet a hang.
 const HANG_SLACK: Duration = Duration::from_secs(2);
@@ -138,16 +138,6 @@ impl History {
 
     fn start(&self) -> Instant {
         self.requests.iter().map(|request| request.sent).min().unwrap_or_else(Instant::now)
-    }
-
-    /// Whether anything at all was wrong at `at`, or had been shortly before.
-    pub fn is_disturbed(&self, at: Instant) -> bool {
-        self.faults.iter().any(|fault| fault.from <= at && at <= fault.until + AFTERMATH)
-    }
-
-    /// Faults of one role.
-    pub fn of_role(&self, role: Role) -> usize {
-        self.faults.iter().filter(|fault| fault.event.kind.role() == role).count()
     }
 }
 
