@@ -12,6 +12,7 @@
 //! | `forebay.held.<boot>` | core | worker → reapers: deliveries that it holds |
 //! | `forebay.cancel.<token>` | core | api → workers: nobody waits for these jobs any more |
 //! | `forebay.async.<token>.<tenant>` | JetStream | api → apis: asynchronous work that waits |
+//! | `forebay.async.<token>-express.<tenant>` | JetStream | api → apis: the same, while a synchronous request waits |
 //! | `forebay.webhooks.<job>` | JetStream | api → apis: a call to make |
 //! | `forebay.dead.<token>.<job>` | JetStream | worker → operators: a dead letter |
 
@@ -88,6 +89,17 @@ pub fn async_work(token: &ModelToken, tenant: &TenantName) -> String {
 /// All asynchronous work for one model.
 pub fn async_model(token: &ModelToken) -> String {
     format!("forebay.async.{token}.*")
+}
+
+/// Work that a synchronous request waits for: it must not stand behind a backlog. A token ends in ten hexadecimal digits,
+/// so this is no other model's.
+pub fn async_express(token: &ModelToken, tenant: &TenantName) -> String {
+    format!("forebay.async.{token}-express.{}", slug(tenant.as_str()))
+}
+
+/// All work for one model that a synchronous request waits for.
+pub fn async_express_model(token: &ModelToken) -> String {
+    format!("forebay.async.{token}-express.*")
 }
 
 pub const ASYNC_ALL: &str = "forebay.async.*.*";
