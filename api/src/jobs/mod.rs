@@ -14,7 +14,6 @@ mod attempt;
 mod board;
 mod idempotency;
 mod index;
-mod peers;
 mod runner;
 pub mod settings;
 mod sweeper;
@@ -24,7 +23,6 @@ pub mod webhooks;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use async_nats::jetstream::{self, kv, object_store};
 use forebay_shared::async_jobs::Records;
 use forebay_shared::broker::Link;
@@ -44,7 +42,6 @@ pub use idempotency::{IDEMPOTENT_REPLAYED, Key};
 pub use settings::JobArgs;
 
 use board::Board;
-use peers::Peers;
 
 /// A result up to this size stands in the record itself.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -62,7 +59,6 @@ pub struct Jobs {
     dispatch: Arc<Dispatch>,
     registry: Arc<Registry>,
     metrics: Arc<ApiMetrics>,
-    peers: Arc<Peers>,
     fleet_secret: Option<String>,
     args: JobArgs,
     pub(crate) shutdown: Shutdown,
@@ -103,7 +99,6 @@ impl Jobs {
             records: Records::open(&stores).await?,
             results: stores.objects(Objects::Results).await?,
             keys: stores.bucket(Bucket::Idempotency).await?,
-            peers: Peers::listen(&link).await.context("cannot listen for other apis")?,
             link,
             js,
             stores,

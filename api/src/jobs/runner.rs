@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::{Info, Stream};
@@ -173,7 +173,7 @@ impl Runner {
         let rows = match line {
             Line::Ordinary => {
                 let batches = registry.batch_rows(token).max(workers * BATCH_ROWS);
-                (2 * batches).div_ceil(self.jobs.peers.count(Instant::now()))
+                (2 * batches).div_ceil(registry.peers().live())
             }
             Line::Express => EXPRESS_ROWS,
         };
