@@ -26,7 +26,7 @@ use forebay_shared::model::ModelRecord;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
-use crate::routes::{embed, embeddings, fallback, health, metrics, models, root};
+use crate::routes::{embed, embeddings, fallback, health, jobs, metrics, models, root};
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
 use instruments::Instruments;
@@ -86,6 +86,8 @@ pub struct AppState<B: Backend = Fleet> {
     pub metrics: Arc<ApiMetrics>,
     pub limits: RequestLimits,
     pub(crate) instruments: Instruments,
+    /// Asynchronous jobs and idempotency keys; none in front of a fake fleet.
+    pub jobs: Option<Arc<crate::jobs::Jobs>>,
 }
 
 impl AppState {
@@ -102,7 +104,7 @@ impl AppState {
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, instruments }
+        Self { backend, metrics, limits, instruments, jobs: None }
     }
 }
 
@@ -113,6 +115,9 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/", at("/", Tei).get(root::show).post(embed::create).done())
         .route("/embed", at("/embed", Tei).post(embed::create).done())
         .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
+        .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
+        .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())
+        .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
         .with_state(())
