@@ -13,7 +13,7 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Admission, Dispatch};
 use crate::http;
 use crate::registry::Registry;
 use crate::settings::ApiArgs;
@@ -52,7 +52,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         clock.clone(),
         Arc::clone(&metrics),
         Arc::clone(&registry),
-        args.max_in_flight_jobs,
+        Admission { max_in_flight: args.max_in_flight_jobs, by_deadline: !args.no_deadline_admission },
     ));
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&control, models).await?;

@@ -31,9 +31,13 @@ pub struct ApiArgs {
     /// The longest time a request can ask for; more is cut to this.
     #[arg(long, env = "FOREBAY_MAX_REQUEST_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub max_request_timeout: Duration,
-    /// Most jobs that may wait for an answer in this process; more are refused with 503.
+    /// Most jobs that may wait for an answer in this process; more are refused with 503. A tenant may have as many as are
+    /// still free: alone at most half.
     #[arg(long, env = "FOREBAY_MAX_IN_FLIGHT_JOBS", default_value_t = 16_384, value_name = "COUNT")]
     pub max_in_flight_jobs: usize,
+    /// Take requests also when they cannot be answered before their deadline at the measured rate.
+    #[arg(long, env = "FOREBAY_NO_DEADLINE_ADMISSION")]
+    pub no_deadline_admission: bool,
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
