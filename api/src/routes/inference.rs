@@ -35,6 +35,7 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         let bytes = state.instruments.checked(Check::BodySize, read)?;
         let work = validate(&state, dialect, &parts, &bytes, &mut tally)?;
         drop(bytes);
+        caller.check_model(&work.model.name)?;
         let outputs = state.backend.submit(Submission {
             model: Arc::clone(&work.model),
             tenant: caller.tenant,
