@@ -99,6 +99,8 @@ impl Flow {
         let new = round_trip.as_micros() as u64;
         let smoothed = match self.round_trip_us.load(SeqCst) {
             0 => new,
+            // Down fast and up slowly: it is used to refuse, and after a stall the next answers put it right.
+            old if new < old => u64::midpoint(old, new),
             old => (old * 7 + new) / 8,
         };
         self.round_trip_us.store(smoothed.max(1), SeqCst);
