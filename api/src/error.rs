@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use forebay_shared::error::JobError;
 use forebay_shared::metrics::Outcome;
@@ -115,6 +115,9 @@ impl Failure {
             && let Ok(allow) = HeaderValue::from_str(allow)
         {
             headers.insert(ALLOW, allow);
+        }
+        if let Self::Unauthorized(_) = &self {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -48,6 +48,7 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
             return keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
         }
         drop(bytes);
+        caller.check_model(&work.model.name)?;
         let outputs = state.backend.submit(Submission {
             model: Arc::clone(&work.model),
             tenant: caller.tenant,
