@@ -12,7 +12,10 @@ pub mod endpoint;
 #[cfg(test)]
 mod fake;
 pub mod instruments;
+pub mod limits;
+pub mod media;
 pub mod server;
+mod socket;
 
 use std::sync::Arc;
 

@@ -64,8 +64,9 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     tracing::info!(address = %listener.local_addr()?, "ready");
 
     let state = http::AppState::new(dispatch, registry, metrics, limits);
+    let connections = args.connections;
     let result = tokio::select! {
-        served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
+        served = http::serve(listener, own_page, state, connections, shutdown, GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.
         ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
     };

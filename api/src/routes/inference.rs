@@ -17,7 +17,7 @@ use crate::dispatch::Submission;
 use crate::error::Failure;
 use crate::http::endpoint::{Answer, Call};
 use crate::http::instruments::InferenceTally;
-use crate::http::{AppState, Backend, body};
+use crate::http::{AppState, Backend, body, media};
 use crate::validate::body::{Fields, parse};
 use crate::validate::embed::{EmbedOptions, options};
 use crate::validate::rows::RowFault;
@@ -31,7 +31,9 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
     let mut tally = state.instruments.inference(context.started);
     let answer = async {
         let urgency = context.urgency(&state.limits)?;
-        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+        media::json(&parts.headers)?;
+        let by = urgency.deadline.min(context.started + state.limits.body_timeout);
+        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
         let bytes = state.instruments.checked(Check::BodySize, read)?;
         let work = validate(&state, dialect, &parts, &bytes, &mut tally)?;
         drop(bytes);
@@ -122,7 +124,7 @@ pub fn unknown_model(backend: &impl Backend, name: &str) -> JobError {
 fn not_one_model(backend: &impl Backend) -> Failure {
     let models = backend.list();
     if models.is_empty() {
-        return JobError::NoWorker { model: "*".to_owned() }.into();
+        return Failure::NothingServed;
     }
     let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
     Failure::invalid("model", format!("several models are served here; name one in `model`: {}", names.join(", ")))
