@@ -10,7 +10,7 @@ pub mod connections;
 pub mod context;
 pub mod endpoint;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod instruments;
 pub mod limits;
 pub mod media;
@@ -29,7 +29,7 @@ use forebay_shared::model::ModelRecord;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
-use crate::routes::{embed, embeddings, fallback, health, metrics, models, root};
+use crate::routes::{docs, embed, embeddings, fallback, health, metrics, models, root};
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
 use instruments::Instruments;
@@ -118,6 +118,8 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
+        .route("/openapi.json", at("/openapi.json", Tei).get(docs::document).done())
+        .route("/docs", at("/docs", Tei).get(docs::page).done())
         .with_state(())
 }
 
@@ -136,3 +138,7 @@ pub fn metrics_router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
 #[cfg(test)]
 #[path = "http/router_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "http/fuzz_tests.rs"]
+mod fuzz_tests;

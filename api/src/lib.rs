@@ -7,6 +7,7 @@ pub mod dialect;
 pub mod dispatch;
 pub mod error;
 pub mod http;
+pub mod openapi;
 pub mod registry;
 pub mod routes;
 mod run;
