@@ -37,7 +37,7 @@ pub fn operations() -> Vec<Operation> {
 pub fn urgency(operation: Operation) -> Operation {
     let text = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
     // Zero is no time; more than the longest allowed is cut to that.
-    let time = text().pattern(Some("^[1-9][0-9]{0,3}(\\.[0-9]{1,3}|ms|s|m)?$"));
+    let time = text().pattern(Some("^([1-9][0-9]{0,3}(\\.[0-9]{1,3}|ms|s|m)?|0\\.[0-9]{0,2}[1-9])$"));
     operation
         .header("x-request-timeout", "Time for the request: seconds such as 2.5, or 500ms.", time)
         .header("x-priority", "The lane.", text().enum_values(Some(["high", "normal", "low"])))
