@@ -9,6 +9,7 @@ use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
 use crate::doctor::DoctorArgs;
+use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
 
@@ -47,6 +48,10 @@ pub enum Command {
     Aggregator(RoleArgs<AggregatorArgs>),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.
+    ///
+    /// Forward only, and never at the price of a message: what would lose one is refused.
+    Migrate(MigrateArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.
     Reference(ReferenceArgs),
 }

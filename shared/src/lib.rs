@@ -9,6 +9,7 @@ pub mod ids;
 pub mod job;
 pub mod metrics;
 pub mod model;
+pub mod planted;
 pub mod settings;
 pub mod shutdown;
 pub mod stats;
