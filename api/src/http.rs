@@ -10,9 +10,12 @@ pub mod connections;
 pub mod context;
 pub mod endpoint;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod instruments;
+pub mod limits;
+pub mod media;
 pub mod server;
+mod socket;
 
 use std::sync::Arc;
 
@@ -26,7 +29,7 @@ use forebay_shared::model::ModelRecord;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
-use crate::routes::{embed, embeddings, fallback, health, jobs, metrics, models, root};
+use crate::routes::{docs, embed, embeddings, fallback, health, jobs, metrics, models, root};
 use crate::tenants::Tenants;
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
@@ -128,6 +131,8 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
+        .route("/openapi.json", at("/openapi.json", Tei).get(docs::document).done())
+        .route("/docs", at("/docs", Tei).get(docs::page).done())
         .with_state(())
 }
 
@@ -149,3 +154,7 @@ mod access_tests;
 #[cfg(test)]
 #[path = "http/router_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "http/fuzz_tests.rs"]
+mod fuzz_tests;

@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod error;
 pub mod http;
 pub mod jobs;
+pub mod openapi;
 pub mod peers;
 pub mod registry;
 pub mod routes;

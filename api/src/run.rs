@@ -89,8 +89,9 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let tenants = keys.map(|keys| keys.follow(&metrics));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants);
     state.jobs = Some(jobs);
+    let connections = args.connections;
     let result = tokio::select! {
-        served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
+        served = http::serve(listener, own_page, state, connections, shutdown, GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.
         ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use forebay_shared::settings::{Secret, SettingsError};
 
+use crate::http::limits::ConnectionLimits;
 use crate::validate::RequestLimits;
 
 /// Nobody waits longer on an open connection.
@@ -42,6 +43,11 @@ pub struct ApiArgs {
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
+    /// How long the body of a request may take to arrive; its own timeout bounds it too.
+    #[arg(long, env = "FOREBAY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub body_timeout: Duration,
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
     #[command(flatten)]
     pub jobs: crate::jobs::JobArgs,
     #[command(flatten)]
@@ -77,6 +83,8 @@ impl ApiArgs {
         at_least_one("--max-in-flight-jobs", self.max_in_flight_jobs)?;
         longer_than_zero("--request-timeout", self.request_timeout)?;
         longer_than_zero("--no-worker-after", self.no_worker_after)?;
+        longer_than_zero("--body-timeout", self.body_timeout)?;
+        self.connections.check()?;
         if self.max_request_timeout < self.request_timeout {
             let problem = format!(
                 "{} is less than --request-timeout, which is {}",
@@ -93,6 +101,7 @@ impl ApiArgs {
             max_inputs: self.max_inputs,
             default_timeout: self.request_timeout,
             max_timeout: self.max_request_timeout,
+            body_timeout: self.body_timeout,
         })
     }
 }

@@ -102,6 +102,10 @@ impl<B: Backend> Endpoint<B> {
 
     /// The methods listed; all others are answered with 405.
     pub fn done(self) -> MethodRouter {
+        #[cfg(test)]
+        LISTED.with_borrow_mut(|listed| {
+            listed.extend(self.allow.iter().map(|method| format!("{method} {}", self.template)))
+        });
         let allow: Arc<str> = self.allow.join(", ").into();
         let refuse = self.wrap(None, move |call: Call<B>| {
             let method = call.parts.method.to_string();
@@ -223,4 +227,15 @@ fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+thread_local! {
+    static LISTED: std::cell::RefCell<std::collections::BTreeSet<String>> = std::cell::RefCell::default();
+}
+
+/// `METHOD template` of every endpoint that this thread has put into a router: what the API's description is held against.
+#[cfg(test)]
+pub fn listed() -> std::collections::BTreeSet<String> {
+    LISTED.with_borrow(Clone::clone)
 }
