@@ -1,6 +1,6 @@
 use crate::ids::{Lane, ModelName};
 use crate::metrics::labels::{
-    Check, CheckResult, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+    BatchEnd, Check, CheckResult, LineEnd, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -37,5 +37,9 @@ crate::metrics::schema::metrics! {
         clock_offset_seconds: Gauge {} merge Max,
         /// Times the NATS client dropped messages because this process did not take them fast enough.
         slow_consumer_total: Counter {} merge Sum,
+        /// Batches that ended, by how.
+        batches_total: Counter { end: BatchEnd } merge Sum,
+        /// Lines of batches that ended, each counted once: when the part that it is in is marked as done.
+        batch_lines_total: Counter { end: LineEnd } merge Sum,
     }
 }
