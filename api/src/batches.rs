@@ -38,11 +38,13 @@ mod split;
 mod verdict;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream;
 use bytes::Bytes;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::codec;
 use forebay_shared::ids::TenantName;
 use forebay_shared::metrics::{ApiMetrics, BatchEnd};
 use forebay_shared::model::slug;
@@ -61,6 +63,7 @@ use records::{Records, StoreError, Versioned};
 
 /// Batches whose progress is remembered, so that asking again reads only what is new.
 const REMEMBERED: u64 = 1_000;
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// A batch that is still not validated is handed to the queue again by whoever looks at it.
 const SPLIT_AGAIN_AFTER_SECONDS: u64 = 60;
 
@@ -76,6 +79,8 @@ pub struct Batches {
     queue: jetstream::Context,
     stores: Stores,
     progress: moka::sync::Cache<String, Arc<Mutex<Progress>>>,
+    /// Message ids of what this process works on.
+    at_work: Mutex<rustc_hash::FxHashSet<String>>,
 }
 
 /// Markers read so far: they never change.
@@ -133,9 +138,21 @@ impl Batches {
         let records = Records::new(stores.bucket(Bucket::Batches).await?);
         let objects = Stores::new(bulk.jetstream(), &args).objects(Objects::Files).await?;
         let files = Files::new(records.clone(), objects, clock.clone(), max_file_bytes, args.files_keep);
-        let progress = moka::sync::Cache::builder().max_capacity(REMEMBERED).build();
+        let progress = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(FORGOTTEN_AFTER).build();
         let queue = control.jetstream();
-        Ok(Self { files, records, dispatch, registry, clock, metrics, limits, queue, stores, progress })
+        Ok(Self {
+            files,
+            records,
+            dispatch,
+            registry,
+            clock,
+            metrics,
+            limits,
+            queue,
+            stores,
+            progress,
+            at_work: Mutex::default(),
+        })
     }
 
     fn now(&self) -> u64 {

@@ -20,7 +20,7 @@ use super::records::StoreError;
 use super::verdict::{Verdict, judge};
 use super::{BatchError, Batches, batch_key, marker_key, markers_of};
 use crate::dialect::Dialect;
-use crate::dispatch::{FixedIds, Submission};
+use crate::dispatch::Submission;
 use crate::error::Failure;
 use crate::routes::vectors;
 use crate::validate::body::parse;
@@ -133,7 +133,7 @@ impl Batches {
             }
         };
         let run = async {
-            match self.attempts(part, key, &line.body, place).await {
+            match self.attempts(part, &line.body, place).await {
                 Ok(body) => (200, body),
                 Err(failure) => refusal(failure).await,
             }
@@ -147,7 +147,7 @@ impl Batches {
     }
 
     /// Tries until there is an answer that is the line's own.
-    async fn attempts(&self, part: &Part, key: LineKey, body: &[u8], place: &Place) -> Result<Vec<u8>, Failure> {
+    async fn attempts(&self, part: &Part, body: &[u8], place: &Place) -> Result<Vec<u8>, Failure> {
         let work = self.validate(body)?;
         let mut attempt = 0;
         loop {
@@ -158,7 +158,8 @@ impl Batches {
                 lane: Lane::Low,
                 task: work.task.clone(),
                 rows: work.rows.clone(),
-                fixed: Some(FixedIds { jobs: key.jobs(attempt, work.rows.len()), generation: 0 }),
+                // New ones for each attempt: what was withdrawn of an earlier one must not be taken for this.
+                fixed: None,
                 deadline: Instant::now() + ATTEMPT_TIME,
                 trace: TraceContext::root(),
             };

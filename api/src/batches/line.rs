@@ -67,38 +67,20 @@ pub fn read(text: &[u8], number: u64) -> Result<Line, InputError> {
     Ok(Line { custom_id, body, rows })
 }
 
-/// Which line of which batch, in few digits: ids of its answer and of its jobs are made of it, the same in every run.
+/// Which line of which batch, in few digits: the id of its answer is made of it, the same in every run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineKey([u8; 16]);
 
 impl LineKey {
     /// `index` counts all lines of the batch from 0.
     pub fn new(batch: &str, index: u64) -> Self {
-        Self(first_half(format!("{batch}:{index}").as_bytes()))
-    }
-
-    /// Ids of the jobs of one attempt: another attempt must not be taken for what was withdrawn of this one.
-    pub fn jobs(self, attempt: u32, rows: usize) -> Vec<forebay_shared::ids::JobId> {
-        let id = |row: usize| {
-            let mut text = Vec::with_capacity(32);
-            text.extend_from_slice(&self.0);
-            text.extend_from_slice(&attempt.to_le_bytes());
-            text.extend_from_slice(&(row as u64).to_le_bytes());
-            forebay_shared::ids::JobId::from_bytes(first_half(&text))
-        };
-        (0..rows).map(id).collect()
+        let digest: [u8; 32] = Sha256::digest(format!("{batch}:{index}")).into();
+        Self(std::array::from_fn(|i| digest[i]))
     }
 
     fn hex(self) -> String {
         forebay_shared::ids::hex(&self.0)
     }
-}
-
-fn first_half(text: &[u8]) -> [u8; 16] {
-    let digest: [u8; 32] = Sha256::digest(text).into();
-    let mut half = [0; 16];
-    half.copy_from_slice(&digest[..16]);
-    half
 }
 
 /// What became of a line.

@@ -70,13 +70,3 @@ fn what_is_written_is_one_json_object_on_one_line() {
     assert_eq!((&skipped["response"], &skipped["error"]["code"]), (&Value::Null, &json!("batch_expired")));
     assert_eq!(skipped["id"], answered["id"]);
 }
-
-#[test]
-fn jobs_have_the_same_ids_in_every_run_and_others_in_every_attempt() {
-    let key = LineKey::new("batch_1", 5);
-    assert_eq!(key.jobs(0, 3), LineKey::new("batch_1", 5).jobs(0, 3));
-    let mut all: Vec<_> = [key.jobs(0, 3), key.jobs(1, 3), LineKey::new("batch_1", 6).jobs(0, 3)].concat();
-    all.sort_unstable();
-    all.dedup();
-    assert_eq!(all.len(), 9);
-}

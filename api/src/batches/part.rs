@@ -24,6 +24,20 @@ pub struct Part {
     pub lines: Vec<String>,
 }
 
+impl Step {
+    /// The same for every publish of it.
+    pub fn message_id(&self) -> String {
+        format!("{}:split", self.batch)
+    }
+}
+
+impl Part {
+    /// The same for every publish of it.
+    pub fn message_id(&self) -> String {
+        format!("{}:{}", self.batch, self.number)
+    }
+}
+
 impl Wire for Step {}
 impl Wire for Part {}
 

@@ -80,6 +80,7 @@ impl Batches {
 
     async fn on_part(self: &Arc<Self>, message: &Message, place: Place) {
         let Some(part) = read::<Part>(message).await else { return };
+        let Some(_at_work) = AtWork::begin(self, part.message_id()) else { return };
         if deliveries(message) > MAX_DELIVERIES {
             tracing::error!(batch = part.batch, part = part.number, "a part was delivered too often; its lines fail");
             return settle(message, self.write_off(&part).await).await;
@@ -109,6 +110,7 @@ impl Batches {
 
     async fn on_step(self: &Arc<Self>, message: &Message) {
         let Some(step) = read::<Step>(message).await else { return };
+        let Some(_at_work) = AtWork::begin(self, step.message_id()) else { return };
         if deliveries(message) > MAX_DELIVERIES {
             return settle(message, self.give_up(&step.tenant, &step.batch).await).await;
         }
@@ -116,6 +118,25 @@ impl Batches {
             done = self.split(&step) => settle(message, done).await,
             () = keep(message) => {}
         }
+    }
+}
+
+/// That a message is being worked on here. A second delivery of it, after a lost lease, is left to the first: the broker
+/// knows a message by its sequence, so what the first reports counts for both.
+struct AtWork {
+    batches: Arc<Batches>,
+    id: String,
+}
+
+impl AtWork {
+    fn begin(batches: &Arc<Batches>, id: String) -> Option<Self> {
+        batches.at_work.lock().insert(id.clone()).then(|| Self { batches: Arc::clone(batches), id })
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.batches.at_work.lock().remove(&self.id);
     }
 }
 

@@ -177,7 +177,7 @@ impl Batches {
     /// Waits while the queue is full: parts that end make room.
     async fn publish_part(&self, part: &Part) -> Result<(), BatchError> {
         let payload = codec::encode(part).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-        let (subject, id) = (subjects::batch_part(&part.tenant), format!("{}:{}", part.batch, part.number));
+        let (subject, id) = (subjects::batch_part(&part.tenant), part.message_id());
         while let Err(error) = self.publish(subject.clone(), id.clone(), payload.clone()).await {
             tracing::warn!(batch = part.batch, part = part.number, %error, "the queue does not take a part; trying again");
             tokio::time::sleep(PUBLISH_PAUSE).await;
