@@ -33,7 +33,7 @@ use crate::dialect::Dialect;
 use crate::error::Failure;
 use crate::http::context::parse_timeout;
 use crate::http::endpoint::{Answer, Call};
-use crate::http::{AppState, Backend, body as http_body};
+use crate::http::{AppState, Backend, body as http_body, media};
 use crate::jobs::view::View;
 use crate::jobs::{Draft, Jobs, Key};
 
@@ -51,13 +51,21 @@ const READ_AHEAD: usize = 16;
 pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let Call { state, context, caller, parts, body } = call;
     let jobs = layer(&state)?;
+    media::json(&parts.headers)?;
     let urgency = context.urgency(&state.limits)?;
-    let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+    let by = urgency.deadline.min(context.started + state.limits.body_timeout);
+    let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
     let bytes = state.instruments.checked(Check::BodySize, read)?;
     let order = body::Order::read(&bytes, jobs)?;
     let work = match order.task {
         body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
     };
+    caller.check_model(&work.model.name)?;
+    if !caller.may_use_lane(order.lane) {
+        let (asked, highest) = (order.lane.as_str(), caller.highest_lane().as_str());
+        let message = format!("this API key may not use the lane '{asked}', at most '{highest}'; change `priority`");
+        return Err(Failure::Forbidden(message));
+    }
     let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
     let inference::Work { model, options, rows } = work;
     let draft = Draft {
