@@ -69,7 +69,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&control, models).await?;
 
-    let (jobs, running_jobs) = Jobs::start(Parts {
+    let (jobs, running_jobs) = Box::pin(Jobs::start(Parts {
         link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
         stores: stores.clone(),
         clock: clock.clone(),
@@ -78,7 +78,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         metrics: Arc::clone(&metrics),
         args: args.jobs.clone(),
         shutdown: shutdown.clone(),
-    })
+    }))
     .await?;
 
     let bulk = broker::connect(&broker, boot, name.as_str(), "files").await?;
