@@ -137,6 +137,14 @@ impl Bucket {
         }
     }
 
+    /// What belongs to jobs whose acceptance promised more than a connection is on file in every mode.
+    const fn storage(self, durability: Durability) -> StorageType {
+        match self {
+            Self::Records | Self::Idempotency | Self::Batches => StorageType::File,
+            _ => storage(durability),
+        }
+    }
+
     const fn max_bytes(self) -> i64 {
         match self {
             Self::Records => 1 << 30,
@@ -234,6 +242,8 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         max_age: keep,
         duplicate_window: if keep.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(keep) },
         allow_direct: !work_queue,
+        // Only so that what nobody can run any more does not stay: a job ends by its record.
+        allow_message_ttl: queue == Queue::Async,
         num_replicas: stores.durability.replicas(),
         metadata: version_metadata(),
         ..Default::default()
@@ -244,7 +254,7 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
 pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
     StreamConfig {
         name: format!("KV_{}", bucket.name()),
-        storage: storage(stores.durability),
+        storage: bucket.storage(stores.durability),
         num_replicas: stores.durability.replicas(),
         max_bytes: bucket.max_bytes(),
         max_age: bucket.keep(stores).unwrap_or_default(),
@@ -284,6 +294,11 @@ pub fn work_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> 
         metadata: version_metadata(),
         ..Default::default()
     }
+}
+
+/// A work consumer whose messages are delivered until acknowledged: who takes them counts the attempts in a record.
+pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
+    ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
 }
 
 fn version_metadata() -> HashMap<String, String> {
