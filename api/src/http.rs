@@ -131,8 +131,8 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
-        .route("/openapi.json", at("/openapi.json", Tei).get(docs::document).done())
-        .route("/docs", at("/docs", Tei).get(docs::page).done())
+        .route("/openapi.json", at("/openapi.json", Tei).open().get(docs::document).done())
+        .route("/docs", at("/docs", Tei).open().get(docs::page).done())
         .with_state(())
 }
 
