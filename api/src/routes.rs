@@ -4,12 +4,15 @@
 //! [`crate::http::endpoint`]'s.
 
 pub mod batches;
+pub mod docs;
 pub mod embed;
 pub mod embeddings;
 pub mod fallback;
 pub mod files;
 pub mod health;
 pub mod inference;
+pub mod jobs;
+pub mod keyed;
 pub mod metrics;
 pub mod models;
 pub mod root;

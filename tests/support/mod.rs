@@ -19,6 +19,7 @@ pub mod batch;
 pub mod client;
 pub mod cluster;
 pub mod load;
+pub mod netns;
 pub mod ports;
 pub mod process;
 pub mod queue;
