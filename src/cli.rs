@@ -8,6 +8,7 @@ use forebay_api::ApiArgs;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
+use crate::dead::DeadArgs;
 use crate::doctor::DoctorArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
@@ -45,6 +46,8 @@ pub enum Command {
     // Its list of targets is of the other processes: where Prometheus finds it is part of Prometheus' own configuration.
     #[command(mut_arg("advertise_addr", |arg| arg.hide(true)))]
     Aggregator(RoleArgs<AggregatorArgs>),
+    /// Look at jobs that ended their workers and were put aside; begin them anew, or erase them.
+    Dead(DeadArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.

@@ -1,6 +1,7 @@
 //! The `forebay` binary: every role of the system is one subcommand, and this file is the table of contents.
 
 mod cli;
+mod dead;
 mod doctor;
 mod host;
 mod http;
@@ -33,6 +34,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Api(args) => role::run(args, forebay_api::run),
         Command::Worker(args) => role::run(args, forebay_worker::run),
         Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
+        Command::Dead(args) => dead::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Reference(args) => reference::run(&args),
     }

@@ -26,6 +26,7 @@ use forebay_shared::model::ModelRecord;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
+use crate::routes::dead::{self, DeadDesk};
 use crate::routes::{embed, embeddings, fallback, health, metrics, models, root};
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
@@ -46,12 +47,17 @@ pub trait Backend: Send + Sync + 'static {
     fn sole(&self) -> Option<Arc<ModelRecord>>;
     /// See [`Registry::live_workers`].
     fn live_workers(&self, token: &ModelToken) -> usize;
+    /// Where dead letters are looked after.
+    fn dead(&self) -> Option<&DeadDesk> {
+        None
+    }
 }
 
 /// The real one.
 pub struct Fleet {
     pub dispatch: Arc<Dispatch>,
     pub registry: Arc<Registry>,
+    pub dead: DeadDesk,
 }
 
 impl Backend for Fleet {
@@ -78,6 +84,10 @@ impl Backend for Fleet {
     fn live_workers(&self, token: &ModelToken) -> usize {
         self.registry.live_workers(token)
     }
+
+    fn dead(&self) -> Option<&DeadDesk> {
+        Some(&self.dead)
+    }
 }
 
 /// What all requests share.
@@ -94,8 +104,9 @@ impl AppState {
         registry: Arc<Registry>,
         metrics: Arc<ApiMetrics>,
         limits: RequestLimits,
+        dead: DeadDesk,
     ) -> Self {
-        Self::with_backend(Fleet { dispatch, registry }, metrics, limits)
+        Self::with_backend(Fleet { dispatch, registry, dead }, metrics, limits)
     }
 }
 
@@ -112,6 +123,9 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
     metrics_router(state)
         .route("/", at("/", Tei).get(root::show).post(embed::create).done())
         .route("/embed", at("/embed", Tei).post(embed::create).done())
+        .route("/v1/dead", at("/v1/dead", OpenAi).get(dead::list).done())
+        .route("/v1/dead/{id}", at("/v1/dead/{id}", OpenAi).get(dead::show).delete(dead::delete).done())
+        .route("/v1/dead/{id}/replay", at("/v1/dead/{id}/replay", OpenAi).post(dead::replay).done())
         .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())

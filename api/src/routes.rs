@@ -3,6 +3,7 @@
 //! A handler takes a [`Call`](crate::http::endpoint::Call) and returns an answer or a failure; everything around that is
 //! [`crate::http::endpoint`]'s.
 
+pub mod dead;
 pub mod embed;
 pub mod embeddings;
 pub mod fallback;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::dead::DeadLetters;
 use forebay_shared::ids::{BootId, Role};
 use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
@@ -16,6 +17,7 @@ use forebay_shared::streams::{self, Bucket, Stores};
 use crate::dispatch::Dispatch;
 use crate::http;
 use crate::registry::Registry;
+use crate::routes::dead::DeadDesk;
 use crate::settings::ApiArgs;
 
 /// Runs an api until `shutdown`; requests in flight are finished first.
@@ -63,7 +65,9 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let state = http::AppState::new(dispatch, registry, metrics, limits);
+    let letters = DeadLetters::open(&stores, control.jetstream()).await?;
+    let dead = DeadDesk { letters, stores, clock };
+    let state = http::AppState::new(dispatch, registry, metrics, limits, dead);
     let result = tokio::select! {
         served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.

@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod clock;
 pub mod codec;
+pub mod dead;
 pub mod error;
 pub mod ids;
 pub mod job;

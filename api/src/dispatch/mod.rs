@@ -5,10 +5,11 @@
 //! Admission is bounded here: what is waiting in this process never exceeds `max_in_flight_jobs`, and nothing is accepted
 //! while the broker is away or no worker is there.
 //!
-//! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that a
-//! redelivery of their message is answered "done" and not run again.
+//! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that workers
+//! are told (`cancel`) and a redelivery of their message is answered "cancelled" and not run again.
 
 mod bundler;
+mod cancel;
 mod gather;
 mod pending;
 mod publisher;
@@ -33,8 +34,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::registry::Registry;
+use cancel::Canceller;
 use gather::Gather;
-use pending::Pending;
+use pending::{Pending, Withdrawal};
 use rate::DrainRate;
 
 /// One request's work: rows for one model.
@@ -82,6 +84,7 @@ struct Shared {
     clock: BrokerClock,
     metrics: Arc<ApiMetrics>,
     pending: Mutex<Pending>,
+    canceller: Canceller,
     in_flight: AtomicUsize,
     drained: Mutex<DrainRate>,
 }
@@ -104,6 +107,7 @@ impl Dispatch {
         registry: Arc<Registry>,
         max_in_flight: usize,
     ) -> Self {
+        let canceller = Canceller::start(boot, replies.clone(), clock.clone());
         let shared = Arc::new(Shared {
             boot,
             publish,
@@ -111,6 +115,7 @@ impl Dispatch {
             clock,
             metrics,
             pending: Mutex::default(),
+            canceller,
             in_flight: AtomicUsize::new(0),
             drained: Mutex::new(DrainRate::new(Instant::now())),
         });
@@ -139,7 +144,8 @@ impl Dispatch {
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
         let queue = self.lane(&model, lane);
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
-        let mut waiting = Waiting { shared: &self.shared, ids: Vec::with_capacity(rows.len()) };
+        let ids = Vec::with_capacity(rows.len());
+        let mut waiting = Waiting { shared: &self.shared, token: &model.token, deadline, ids };
         let (gather, answer) = Gather::new(rows.len());
         let gather = Arc::new(gather);
         for (index, input) in rows.into_iter().enumerate() {
@@ -261,6 +267,8 @@ impl Drop for InFlight<'_> {
 /// Jobs of one request; withdraws those that are still out when the request ends.
 struct Waiting<'a> {
     shared: &'a Arc<Shared>,
+    token: &'a ModelToken,
+    deadline: Instant,
     ids: Vec<JobId>,
 }
 
@@ -269,7 +277,8 @@ impl Drop for Waiting<'_> {
         if self.ids.is_empty() {
             return;
         }
-        let acks = self.shared.pending.lock().withdraw(&self.ids);
+        let Withdrawal { acks, jobs } = self.shared.pending.lock().withdraw(&self.ids);
+        self.shared.canceller.tell(self.token, self.deadline, jobs);
         if !acks.is_empty() {
             let shared = Arc::clone(self.shared);
             tokio::spawn(async move { shared.acknowledge(acks).await });

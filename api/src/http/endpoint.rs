@@ -73,6 +73,11 @@ impl<B: Backend> Endpoint<B> {
         self.on(MethodFilter::POST, Method::POST, handler)
     }
 
+    pub fn delete<F: Future<Output = Answer> + Send + 'static>(mut self, handler: fn(Call<B>) -> F) -> Self {
+        self.allow.push("DELETE");
+        self.on(MethodFilter::DELETE, Method::DELETE, handler)
+    }
+
     /// Any method, one handler.
     pub fn any<F: Future<Output = Answer> + Send + 'static>(self, handler: fn(Call<B>) -> F) -> MethodRouter {
         let handler = self.wrap(None, handler);
