@@ -135,6 +135,14 @@ impl Bucket {
         }
     }
 
+    /// What belongs to jobs whose acceptance promised more than a connection is on file in every mode.
+    const fn storage(self, durability: Durability) -> StorageType {
+        match self {
+            Self::Records | Self::Idempotency | Self::Batches => StorageType::File,
+            _ => storage(durability),
+        }
+    }
+
     const fn max_bytes(self) -> i64 {
         match self {
             Self::Records => 1 << 30,
@@ -232,6 +240,8 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         max_age: keep,
         duplicate_window: if keep.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(keep) },
         allow_direct: !work_queue,
+        // Only so that what nobody can run any more does not stay: a job ends by its record.
+        allow_message_ttl: queue == Queue::Async,
         num_replicas: stores.durability.replicas(),
         metadata: version_metadata(),
         ..Default::default()

@@ -5,7 +5,7 @@ use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
 use async_nats::jetstream::{self, ErrorCode, kv, object_store};
 
 use super::fields::{check, of_consumer, of_store, of_stream};
-use super::{Bucket, Objects, Queue, jobs_stream, jobs_stream_config, lane_consumer_config, queue_config, storage};
+use super::{Bucket, Objects, Queue, jobs_stream, jobs_stream_config, lane_consumer_config, queue_config};
 use crate::ids::{Lane, ModelToken};
 use crate::settings::StoreArgs;
 
@@ -107,7 +107,7 @@ impl Stores {
         let config = kv::Config {
             bucket: name.clone(),
             history: 1,
-            storage: storage(self.args.durability),
+            storage: bucket.storage(self.args.durability),
             max_age: bucket.keep(&self.args).unwrap_or_default(),
             max_bytes: bucket.max_bytes(),
             num_replicas: self.args.durability.replicas(),
