@@ -19,9 +19,11 @@ use crate::codec::Wire;
 use crate::ids::{BootId, JobId, Lane, ModelName, ModelToken, ProcessName, TenantName, hex};
 use crate::job::{Input, Job};
 
+mod replay;
 mod store;
 mod undeliverable;
 
+pub use replay::{ReplayError, Replayed};
 pub use store::{DeadError, DeadLetters, Filter};
 pub use undeliverable::{Undeliverable, undeliverable};
 
@@ -145,7 +147,7 @@ mod tests {
     use crate::codec::{decode, encode};
     use crate::job::{EmbedParams, Task};
 
-    fn letter() -> DeadLetter {
+    pub(super) fn letter() -> DeadLetter {
         let start = |process: &str, boot, attempt| Start {
             process: process.into(),
             boot: BootId::from_bytes([boot; 16]),

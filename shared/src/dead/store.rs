@@ -37,7 +37,7 @@ pub struct Filter {
 /// The dead letters of a fleet. Cheap to clone.
 #[derive(Clone)]
 pub struct DeadLetters {
-    js: jetstream::Context,
+    pub(super) js: jetstream::Context,
     stream: Stream<Info>,
 }
 
