@@ -27,7 +27,7 @@ use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
 use crate::routes::dead::{self, DeadDesk};
-use crate::routes::{embed, embeddings, fallback, health, metrics, models, root};
+use crate::routes::{embed, embeddings, fallback, health, jobs, metrics, models, root};
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
 use instruments::Instruments;
@@ -47,17 +47,12 @@ pub trait Backend: Send + Sync + 'static {
     fn sole(&self) -> Option<Arc<ModelRecord>>;
     /// See [`Registry::live_workers`].
     fn live_workers(&self, token: &ModelToken) -> usize;
-    /// Where dead letters are looked after.
-    fn dead(&self) -> Option<&DeadDesk> {
-        None
-    }
 }
 
 /// The real one.
 pub struct Fleet {
     pub dispatch: Arc<Dispatch>,
     pub registry: Arc<Registry>,
-    pub dead: DeadDesk,
 }
 
 impl Backend for Fleet {
@@ -84,10 +79,6 @@ impl Backend for Fleet {
     fn live_workers(&self, token: &ModelToken) -> usize {
         self.registry.live_workers(token)
     }
-
-    fn dead(&self) -> Option<&DeadDesk> {
-        Some(&self.dead)
-    }
 }
 
 /// What all requests share.
@@ -96,6 +87,10 @@ pub struct AppState<B: Backend = Fleet> {
     pub metrics: Arc<ApiMetrics>,
     pub limits: RequestLimits,
     pub(crate) instruments: Instruments,
+    /// Asynchronous jobs and idempotency keys; none in front of a fake fleet.
+    pub jobs: Option<Arc<crate::jobs::Jobs>>,
+    /// Where dead letters are looked after; nowhere in front of a fake fleet.
+    pub dead: Option<DeadDesk>,
 }
 
 impl AppState {
@@ -104,16 +99,15 @@ impl AppState {
         registry: Arc<Registry>,
         metrics: Arc<ApiMetrics>,
         limits: RequestLimits,
-        dead: DeadDesk,
     ) -> Self {
-        Self::with_backend(Fleet { dispatch, registry, dead }, metrics, limits)
+        Self::with_backend(Fleet { dispatch, registry }, metrics, limits)
     }
 }
 
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, instruments }
+        Self { backend, metrics, limits, instruments, jobs: None, dead: None }
     }
 }
 
@@ -127,6 +121,9 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/dead/{id}", at("/v1/dead/{id}", OpenAi).get(dead::show).delete(dead::delete).done())
         .route("/v1/dead/{id}/replay", at("/v1/dead/{id}/replay", OpenAi).post(dead::replay).done())
         .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
+        .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
+        .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())
+        .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
         .with_state(())

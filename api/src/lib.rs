@@ -7,6 +7,8 @@ pub mod dialect;
 pub mod dispatch;
 pub mod error;
 pub mod http;
+pub mod jobs;
+pub mod peers;
 pub mod registry;
 pub mod routes;
 mod run;

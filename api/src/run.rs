@@ -16,6 +16,7 @@ use forebay_shared::streams::{self, Bucket, Stores};
 
 use crate::dispatch::Dispatch;
 use crate::http;
+use crate::jobs::{Jobs, Parts};
 use crate::registry::Registry;
 use crate::routes::dead::DeadDesk;
 use crate::settings::ApiArgs;
@@ -59,20 +60,35 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&control, models).await?;
 
+    let letters = DeadLetters::open(&stores, control.jetstream()).await?;
+    let dead = DeadDesk { letters, stores: stores.clone(), clock: clock.clone() };
+    let (jobs, running_jobs) = Jobs::start(Parts {
+        link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
+        stores,
+        clock: clock.clone(),
+        dispatch: Arc::clone(&dispatch),
+        registry: Arc::clone(&registry),
+        metrics: Arc::clone(&metrics),
+        args: args.jobs.clone(),
+        shutdown: shutdown.clone(),
+    })
+    .await?;
+
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
     let reporter = start_reporter(&control, identity, links, &metrics, &clock);
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let letters = DeadLetters::open(&stores, control.jetstream()).await?;
-    let dead = DeadDesk { letters, stores, clock };
-    let state = http::AppState::new(dispatch, registry, metrics, limits, dead);
+    let mut state = http::AppState::new(dispatch, registry, metrics, limits);
+    state.jobs = Some(jobs);
+    state.dead = Some(dead);
     let result = tokio::select! {
         served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.
         ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
     };
+    running_jobs.stop().await;
     reporter.goodbye().await;
     result
 }

@@ -37,6 +37,8 @@ pub struct ApiArgs {
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
+    #[command(flatten)]
+    pub jobs: crate::jobs::JobArgs,
 }
 
 impl ApiArgs {

@@ -269,6 +269,11 @@ pub fn work_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> 
     }
 }
 
+/// A work consumer whose messages are delivered until acknowledged: who takes them counts the attempts in a record.
+pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
+    ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
+}
+
 fn version_metadata() -> HashMap<String, String> {
     HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
 }

@@ -102,7 +102,7 @@ async fn find<B: Backend>(call: &mut Call<B>) -> Result<DeadLetter, Failure> {
 }
 
 fn desk<B: Backend>(call: &Call<B>) -> Result<&DeadDesk, Failure> {
-    call.state.backend.dead().ok_or_else(|| JobError::BrokerUnavailable.into())
+    call.state.dead.as_ref().ok_or_else(|| JobError::BrokerUnavailable.into())
 }
 
 fn unavailable(error: DeadError) -> Failure {

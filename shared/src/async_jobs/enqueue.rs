@@ -36,6 +36,11 @@ pub enum EnqueueError {
     Unavailable(String),
 }
 
+/// Most bytes of an envelope that this broker takes.
+pub fn max_envelope_bytes(js: &jetstream::Context) -> usize {
+    js.client().server_info().max_payload.saturating_sub(FRAME_BYTES)
+}
+
 /// Puts the bytes of an envelope into the queue and waits until the broker has them. Repeats with the same id are stored
 /// once, so this may be called again with the same bytes.
 ///
@@ -48,7 +53,7 @@ pub async fn publish(
     payload: Bytes,
     lives: Duration,
 ) -> Result<(), EnqueueError> {
-    let max = js.client().server_info().max_payload.saturating_sub(FRAME_BYTES);
+    let max = max_envelope_bytes(js);
     if payload.len() > max {
         return Err(EnqueueError::TooLarge { got: payload.len(), max });
     }

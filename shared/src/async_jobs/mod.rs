@@ -23,12 +23,16 @@
 //! each of its rows, which is what the synchronous queue, the attempts and the dead letters know, leads back to the job
 //! ([`row_id`], [`job_of_row`]).
 
+mod call;
 mod enqueue;
 mod envelope;
 mod record;
 mod records;
 
-pub use enqueue::{ENVELOPE_OBJECT, EnqueueError, ReplayError, enqueue_again, envelope_object, publish};
+pub use call::Call;
+pub use enqueue::{
+    ENVELOPE_OBJECT, EnqueueError, ReplayError, enqueue_again, envelope_object, max_envelope_bytes, publish,
+};
 pub use envelope::{AnswerForm, Envelope};
 pub use record::{Ending, Event, Record, Refused, ResultRef, State, Webhook, WebhookState};
 pub use records::{ChangeError, JobKey, Records, StoreError};

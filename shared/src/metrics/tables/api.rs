@@ -1,6 +1,6 @@
 use crate::ids::{Lane, ModelName};
 use crate::metrics::labels::{
-    Check, CheckResult, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+    CallOutcome, Check, CheckResult, JobState, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -37,5 +37,9 @@ crate::metrics::schema::metrics! {
         clock_offset_seconds: Gauge {} merge Max,
         /// Times the NATS client dropped messages because this process did not take them fast enough.
         slow_consumer_total: Counter {} merge Sum,
+        /// Asynchronous jobs by state, as long as their records are kept. Every api sees all of them.
+        async_jobs: Gauge { state: JobState } merge Max,
+        /// Calls of webhooks, by outcome; each try counts.
+        webhook_deliveries_total: Counter { outcome: CallOutcome } merge Sum,
     }
 }
