@@ -217,7 +217,11 @@ async fn one_idempotency_key_is_one_job_however_many_ask_at_once() {
         async move { Client::new(addr).header("Idempotency-Key", key).post(path, &body).await.unwrap() }
     };
     let answers = join_all((0..20).map(|at| send(at, "/v1/jobs", "k1", body.clone()))).await;
-    assert!(answers.iter().all(|answer| answer.status == 202), "{:?}", answers.iter().map(|a| a.status).collect::<Vec<_>>());
+    assert!(
+        answers.iter().all(|answer| answer.status == 202),
+        "{:?}",
+        answers.iter().map(|a| a.status).collect::<Vec<_>>()
+    );
     let ids: HashSet<String> = answers.iter().map(|answer| id(&answer.json()).to_owned()).collect();
     assert_eq!(ids.len(), 1);
     let fresh = answers.iter().filter(|answer| answer.header("idempotent-replayed").is_none()).count();
@@ -363,11 +367,9 @@ fn with_webhook(mut body: Value, addr: SocketAddr) -> Value {
 async fn a_webhook_is_signed_and_called_until_it_is_taken() {
     let (receiver, addr) = Receiver::listen(&[500, 302]).await;
     let api_args = ["--webhook-allow-private", "--webhook-retry-min", "200ms", "--webhook-attempts", "5"];
-    let cluster = Cluster::start(ClusterOptions {
-        api_args: api_args.iter().map(ToString::to_string).collect(),
-        ..two_apis()
-    })
-    .await;
+    let cluster =
+        Cluster::start(ClusterOptions { api_args: api_args.iter().map(ToString::to_string).collect(), ..two_apis() })
+            .await;
     let api = cluster.api(0).addr();
     let job = submit(api, &with_webhook(embed(&cluster, &json!("x")), addr)).await;
     eventually("the call is delivered", LONG, || async {

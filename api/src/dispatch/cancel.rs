@@ -110,7 +110,6 @@ fn grouped(ended: impl Iterator<Item = Ended>) -> Vec<Message> {
     full
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

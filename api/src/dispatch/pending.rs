@@ -88,16 +88,17 @@ impl Pending {
     pub(crate) fn settle(&mut self, group: ReplyGroup) -> Settled {
         let mut settled = Settled::default();
         for reply in group.replies {
-            match self.jobs.remove(&reply.id) {
-                Some(entry) => {
-                    self.leave(entry.bundle);
-                    entry.gather.fill(entry.index, reply.outcome);
-                }
-                None => {
-                    settled.unknown += 1;
-                    let not_run = matches!(reply.outcome, Err(JobError::Cancelled | JobError::DeadlineExceeded));
-                    settled.spared += u64::from(not_run);
-                }
+            let not_run = matches!(reply.outcome, Err(JobError::Cancelled | JobError::DeadlineExceeded));
+            // What was submitted anew under the same id is not meant by the end of its earlier life.
+            let meant = |entry: &Entry| !not_run || entry.bundle == group.bundle;
+            if self.jobs.get(&reply.id).is_some_and(meant)
+                && let Some(entry) = self.jobs.remove(&reply.id)
+            {
+                self.leave(entry.bundle);
+                entry.gather.fill(entry.index, reply.outcome);
+            } else {
+                settled.unknown += 1;
+                settled.spared += u64::from(not_run);
             }
         }
         match self.bundles.get_mut(&group.bundle) {

@@ -45,7 +45,10 @@ fn an_answer_that_comes_twice_is_counted_and_acknowledged_again() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
     pending.settle(group(bundle, vec![ok(1)]));
-    assert_eq!(pending.settle(group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 });
+    assert_eq!(
+        pending.settle(group(bundle, vec![ok(1)])),
+        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
+    );
 }
 
 #[test]
@@ -63,7 +66,10 @@ fn a_late_answer_to_a_withdrawn_job_acknowledges_its_message() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
     assert!(pending.withdraw(&[id(1)]).acks.is_empty(), "no worker has said where yet");
-    assert_eq!(pending.settle(group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 });
+    assert_eq!(
+        pending.settle(group(bundle, vec![ok(1)])),
+        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
+    );
 }
 
 #[test]
@@ -87,6 +93,19 @@ fn a_worker_that_spared_a_withdrawn_job_frees_its_message_and_is_not_counted_as_
         pending.settle(group(bundle, vec![reply])),
         Settled { ack: Some("ack-0".into()), unknown: 1, spared: 1 }
     );
+}
+
+#[test]
+fn the_cancelled_life_of_a_job_does_not_end_the_one_that_was_submitted_anew() {
+    let mut pending = Pending::default();
+    let (first, _answers) = open(&mut pending, &[1]);
+    pending.withdraw(&[id(1)]);
+    let (second, mut answers) = open(&mut pending, &[1]);
+    let cancelled = Reply { id: id(1), outcome: Err(JobError::Cancelled) };
+    assert_eq!(pending.settle(group(first, vec![cancelled])).spared, 1);
+    assert_eq!(pending.verdict(&id(1)), Verdict::Wanted);
+    pending.settle(group(second, vec![ok(1)]));
+    assert!(answers[0].try_recv().unwrap().is_ok());
 }
 
 #[test]

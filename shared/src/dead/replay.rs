@@ -103,7 +103,10 @@ fn anew(
         }
         Some(record) => {
             let state = record.state.as_str();
-            Err(ReplayError::Refused(format!("job {job} is {state} in generation {}: nothing to begin", record.generation)))
+            Err(ReplayError::Refused(format!(
+                "job {job} is {state} in generation {}: nothing to begin",
+                record.generation
+            )))
         }
     }
 }

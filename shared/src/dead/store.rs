@@ -151,7 +151,10 @@ pub(super) async fn each_message(
         return Ok(());
     }
     let config = OrderedConfig { headers_only, ..OrderedConfig::default() };
-    #[expect(clippy::disallowed_methods, reason = "a reader of its own that defines nothing and goes with its connection")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a reader of its own that defines nothing and goes with its connection"
+    )]
     let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
     let mut messages = consumer.messages().await.map_err(|error| failed(error.to_string()))?;
     loop {
