@@ -8,8 +8,10 @@ use forebay_api::ApiArgs;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
+use crate::api_key::ApiKeyArgs;
 use crate::dead::DeadArgs;
 use crate::doctor::DoctorArgs;
+use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
 
@@ -48,8 +50,14 @@ pub enum Command {
     Aggregator(RoleArgs<AggregatorArgs>),
     /// Look at jobs that ended their workers and were put aside; begin them anew, or erase them.
     Dead(DeadArgs),
+    /// Make API keys: the key itself is shown once, its hash goes into the file of keys.
+    ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.
+    ///
+    /// Forward only, and never at the price of a message: what would lose one is refused.
+    Migrate(MigrateArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.
     Reference(ReferenceArgs),
 }

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod metrics;
 pub mod model;
+pub mod planted;
 pub mod settings;
 pub mod shutdown;
 pub mod stats;

@@ -28,15 +28,28 @@ fn open(pending: &mut Pending, ids: &[u8]) -> (u64, Vec<Answer>) {
             (id(*n), Arc::new(gather), 0)
         })
         .collect();
-    (pending.open(jobs), answers)
+    (pending.open(jobs, &flow(), 10, Instant::now()), answers)
+}
+
+thread_local! {
+    static FLOW: Arc<Flow> = Arc::default();
+}
+
+/// The lane of all bundles of a test.
+fn flow() -> Arc<Flow> {
+    FLOW.with(Arc::clone)
+}
+
+fn settle(pending: &mut Pending, group: ReplyGroup) -> Settled {
+    pending.settle(group, Instant::now())
 }
 
 #[test]
 fn a_bundle_is_acknowledged_with_its_last_job() {
     let mut pending = Pending::default();
     let (bundle, mut answers) = open(&mut pending, &[1, 2]);
-    assert_eq!(pending.settle(group(bundle, vec![ok(1)])), Settled::default());
-    assert_eq!(pending.settle(group(bundle, vec![ok(2)])).ack.as_deref(), Some("ack-0"));
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled::default());
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(2)])).ack.as_deref(), Some("ack-0"));
     assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
 }
 
@@ -44,9 +57,9 @@ fn a_bundle_is_acknowledged_with_its_last_job() {
 fn an_answer_that_comes_twice_is_counted_and_acknowledged_again() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
-    pending.settle(group(bundle, vec![ok(1)]));
+    settle(&mut pending, group(bundle, vec![ok(1)]));
     assert_eq!(
-        pending.settle(group(bundle, vec![ok(1)])),
+        settle(&mut pending, group(bundle, vec![ok(1)])),
         Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
     );
 }
@@ -55,7 +68,7 @@ fn an_answer_that_comes_twice_is_counted_and_acknowledged_again() {
 fn withdrawing_the_last_waiter_releases_a_known_acknowledgement() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1, 2]);
-    pending.settle(group(bundle, vec![ok(1)]));
+    settle(&mut pending, group(bundle, vec![ok(1)]));
     assert_eq!(pending.withdraw(&[id(2)]), Withdrawal { acks: vec!["ack-0".into()], jobs: vec![(bundle, id(2))] });
     assert_eq!(pending.verdict(&id(2)), Verdict::Cancelled);
     assert_eq!(pending.verdict(&id(1)), Verdict::Done);
@@ -67,7 +80,7 @@ fn a_late_answer_to_a_withdrawn_job_acknowledges_its_message() {
     let (bundle, _answers) = open(&mut pending, &[1]);
     assert!(pending.withdraw(&[id(1)]).acks.is_empty(), "no worker has said where yet");
     assert_eq!(
-        pending.settle(group(bundle, vec![ok(1)])),
+        settle(&mut pending, group(bundle, vec![ok(1)])),
         Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
     );
 }
@@ -90,7 +103,7 @@ fn a_worker_that_spared_a_withdrawn_job_frees_its_message_and_is_not_counted_as_
     assert_eq!(pending.withdraw(&[id(1)]).jobs, [(bundle, id(1))]);
     let reply = Reply { id: id(1), outcome: Err(JobError::Cancelled) };
     assert_eq!(
-        pending.settle(group(bundle, vec![reply])),
+        settle(&mut pending, group(bundle, vec![reply])),
         Settled { ack: Some("ack-0".into()), unknown: 1, spared: 1 }
     );
 }
@@ -102,9 +115,9 @@ fn the_cancelled_life_of_a_job_does_not_end_the_one_that_was_submitted_anew() {
     pending.withdraw(&[id(1)]);
     let (second, mut answers) = open(&mut pending, &[1]);
     let cancelled = Reply { id: id(1), outcome: Err(JobError::Cancelled) };
-    assert_eq!(pending.settle(group(first, vec![cancelled])).spared, 1);
+    assert_eq!(settle(&mut pending, group(first, vec![cancelled])).spared, 1);
     assert_eq!(pending.verdict(&id(1)), Verdict::Wanted);
-    pending.settle(group(second, vec![ok(1)]));
+    settle(&mut pending, group(second, vec![ok(1)]));
     assert!(answers[0].try_recv().unwrap().is_ok());
 }
 
@@ -150,6 +163,8 @@ proptest! {
     /// exactly when its last job has ended.
     #[test]
     fn every_job_ends_once_and_every_bundle_with_its_last(steps in prop::collection::vec(step(), 1..80)) {
+        FLOW.with(|flow| assert_eq!(flow.out_rows(), 0));
+        let flow = flow();
         let mut pending = Pending::default();
         let mut next = 0u8;
         let mut bundle_of: HashMap<u8, u64> = HashMap::new();
@@ -171,7 +186,7 @@ proptest! {
                         let n = pick.index(usize::from(next)) as u8 + 1;
                         let bundle = bundle_of[&n];
                         let known = waiting.contains(&n);
-                        let settled = pending.settle(group(bundle, vec![ok(n)]));
+                        let settled = settle(&mut pending, group(bundle, vec![ok(n)]));
                         waiting.retain(|w| *w != n);
                         prop_assert_eq!(settled.unknown, u64::from(!known));
                         let others = waiting.iter().any(|w| bundle_of[w] == bundle);
@@ -189,9 +204,12 @@ proptest! {
                 _ => {}
             }
             pending.check();
+            prop_assert_eq!(flow.out_rows(), waiting.len());
             for n in 1..=next {
                 prop_assert_eq!(pending.verdict(&id(n)) == Verdict::Wanted, waiting.contains(&n));
             }
         }
+        pending.withdraw(&(1..=next).map(id).collect::<Vec<_>>());
+        prop_assert_eq!(flow.out_rows(), 0);
     }
 }

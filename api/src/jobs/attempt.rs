@@ -30,6 +30,8 @@ pub enum Verdict {
     Ended,
     /// Give it back, to be delivered again after this time.
     Later(Duration),
+    /// There is no record: its acceptance was taken back, or a replica of the bucket does not have it yet.
+    Missing,
 }
 
 /// Attempts after which a job has failed: a backstop against one that ends apis.
@@ -61,8 +63,7 @@ impl Jobs {
         let changes = self.board.subscribe(&key);
         let record = match self.records.get(&key).await {
             Ok(Some((record, _))) => record,
-            // Its acceptance was taken back.
-            Ok(None) => return Verdict::Ended,
+            Ok(None) => return Verdict::Missing,
             Err(_) => return STORE_DOWN,
         };
         let generation = envelope.generation;

@@ -37,6 +37,8 @@ pub const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 const MAX_KEY_BYTES: usize = 255;
 /// A reservation older than this is taken over.
 const RESERVED_FOR: Duration = Duration::from_secs(1);
+/// A job without a record that was accepted longer ago than this is gone.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// A larger envelope is kept as an object.
 const INLINE_ENVELOPE_BYTES: usize = 256 * 1024;
@@ -181,10 +183,13 @@ impl Jobs {
         again: fn(State) -> bool,
     ) -> Result<Option<Claimed>, Failure> {
         let job = JobKey::new(&found.tenant, &found.job);
+        let age_ms = self.now_ms().saturating_sub((entry.created.unix_timestamp_nanos() / 1_000_000) as u64);
         let Some(reserved) = found.reserved else {
             let record = self.records.get(&job).await.map_err(|error| unavailable(&error))?;
             return match record {
                 Some((record, _)) if !again(record.state) => Ok(Some(Claimed { job, id: found.job, replayed: true })),
+                // A replica of the bucket may not have it yet.
+                None if age_ms < UNKNOWN_FOR.as_millis() as u64 => Ok(None),
                 // Nothing came of it, or nothing is known of it any more: the key is free again.
                 _ => {
                     self.release(key, entry.revision).await;
@@ -192,7 +197,6 @@ impl Jobs {
                 }
             };
         };
-        let age_ms = self.now_ms().saturating_sub((entry.created.unix_timestamp_nanos() / 1_000_000) as u64);
         if age_ms < RESERVED_FOR.as_millis() as u64 {
             return Ok(None);
         }

@@ -38,6 +38,8 @@ const BATCH_ROWS: usize = 8;
 const EXPRESS_ROWS: usize = 1_024;
 /// Pause after the broker refused something.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Deliveries after which a job without a record is believed not to exist: replicas of a bucket lag.
+const MISSING_LOOKS: i64 = 3;
 /// How long attempts get to give back what they hold.
 const STOP_TIME: Duration = Duration::from_secs(2);
 
@@ -145,7 +147,8 @@ impl Runner {
             };
             if let Err(error) = self.take(&consumer, messages, &credit).await {
                 tracing::debug!(%error, model = %token, "cannot pull asynchronous jobs");
-                tokio::time::sleep(PAUSE).await;
+                // Begun again by `follow_models`, which makes sure that the consumer is there.
+                return tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -230,6 +233,8 @@ impl Runner {
         };
         let answer = match verdict {
             Verdict::Ended => AckKind::Ack,
+            Verdict::Missing if message.info().is_ok_and(|info| info.delivered >= MISSING_LOOKS) => AckKind::Ack,
+            Verdict::Missing => AckKind::Nak(Some(PAUSE)),
             Verdict::Later(Duration::ZERO) => AckKind::Nak(None),
             Verdict::Later(delay) => AckKind::Nak(Some(delay)),
         };

@@ -23,7 +23,7 @@ use crate::error::Failure;
 use crate::http::context::Urgency;
 use crate::http::endpoint::{Answer, Call};
 use crate::http::instruments::InferenceTally;
-use crate::http::{AppState, Backend, body};
+use crate::http::{AppState, Backend, body, media};
 use crate::jobs::{Draft, Key};
 use crate::validate::body::{Fields, parse};
 use crate::validate::embed::{EmbedOptions, Encoding, options};
@@ -38,9 +38,12 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
     let mut tally = state.instruments.inference(context.started);
     let answer = async {
         let urgency = context.urgency(&state.limits)?;
-        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+        media::json(&parts.headers)?;
+        let by = urgency.deadline.min(context.started + state.limits.body_timeout);
+        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
         let bytes = state.instruments.checked(Check::BodySize, read)?;
         let work = validate(&state, dialect, &parts, &bytes, Some(&mut tally))?;
+        caller.check_model(&work.model.name)?;
         if let Some(jobs) = &state.jobs
             && let Some(key) = Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
         {
@@ -164,7 +167,7 @@ pub fn unknown_model(backend: &impl Backend, name: &str) -> JobError {
 fn not_one_model(backend: &impl Backend) -> Failure {
     let models = backend.list();
     if models.is_empty() {
-        return JobError::NoWorker { model: "*".to_owned() }.into();
+        return Failure::NothingServed;
     }
     let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
     Failure::invalid("model", format!("several models are served here; name one in `model`: {}", names.join(", ")))

@@ -211,10 +211,7 @@ impl Record {
             }
             (Event::Replay { deadline_ms }, State::Dead | State::Failed) => Ok(self.begun_anew(deadline_ms)),
             (Event::Replay { .. }, state) => Err(Refused::NotNow(state)),
-            (Event::Called { state, .. }, State::Queued | State::Running) => {
-                let _too_early = state;
-                Err(Refused::NotNow(self.state))
-            }
+            (Event::Called { .. }, State::Queued | State::Running) => Err(Refused::NotNow(self.state)),
             (Event::Called { state, .. }, ended) => match &self.webhook {
                 Some(webhook) if webhook.state == WebhookState::Pending => {
                     Ok(Self { webhook: Some(Webhook { state, ..webhook.clone() }), ..self.clone() })

@@ -20,6 +20,8 @@ crate::metrics::schema::metrics! {
         predictions_total: Counter { model: ModelName, task: Task } merge Sum,
         /// Tokens of answered requests, as the model counted them.
         tokens_total: Counter { model: ModelName, kind: TokenKind } merge Sum,
+        /// Requests refused with 401: without a key, or with one that is not known.
+        auth_failures_total: Counter {} merge Sum,
         /// Checks of requests before they become jobs. A check that another made pointless is not counted.
         input_checks_total: Counter { check: Check, result: CheckResult } merge Sum,
         /// Publishes of a bundle that the broker did not acknowledge.
