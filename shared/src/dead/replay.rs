@@ -170,7 +170,7 @@ mod tests {
         let record = anew(&letter, None, job_of_row(&letter.job.id), 5_000_000, HOUR).unwrap();
         assert_eq!((record.generation, record.state, record.deadline_ms), (2, State::Queued, 3_605_000));
         let envelope = envelope(&letter, &record);
-        assert_eq!((envelope.rows, envelope.lane), (vec![letter.job.input.clone()], Lane::Low));
+        assert_eq!((&envelope.rows, envelope.lane), (&vec![letter.job.input.clone()], Lane::Low));
         assert_ne!(envelope.message_id(), letter.message_id());
     }
 
