@@ -30,6 +30,7 @@ use crate::batches::Batches;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
+use crate::routes::dead::{self, DeadDesk};
 use crate::routes::{batches, docs, embed, embeddings, fallback, files, health, jobs, metrics, models, root};
 use crate::tenants::Tenants;
 use crate::validate::RequestLimits;
@@ -104,6 +105,8 @@ pub struct AppState<B: Backend = Fleet> {
     pub(crate) instruments: Instruments,
     /// Asynchronous jobs and idempotency keys; none in front of a fake fleet.
     pub jobs: Option<Arc<crate::jobs::Jobs>>,
+    /// Where dead letters are looked after; nowhere in front of a fake fleet.
+    pub dead: Option<DeadDesk>,
 }
 
 impl AppState {
@@ -120,7 +123,7 @@ impl AppState {
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, tenants: None, instruments, jobs: None }
+        Self { backend, metrics, limits, tenants: None, instruments, jobs: None, dead: None }
     }
 
     /// Asks for a key from now on, if there are any.
@@ -135,6 +138,9 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
     metrics_router(state)
         .route("/", at("/", Tei).get(root::show).post(embed::create).done())
         .route("/embed", at("/embed", Tei).post(embed::create).done())
+        .route("/v1/dead", at("/v1/dead", OpenAi).get(dead::list).done())
+        .route("/v1/dead/{id}", at("/v1/dead/{id}", OpenAi).get(dead::show).delete(dead::delete).done())
+        .route("/v1/dead/{id}/replay", at("/v1/dead/{id}/replay", OpenAi).post(dead::replay).done())
         .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
         .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
         .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())

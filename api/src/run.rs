@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::dead::DeadLetters;
 use forebay_shared::ids::{BootId, Role};
 use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
@@ -18,6 +19,7 @@ use crate::dispatch::{Admission, Dispatch};
 use crate::http;
 use crate::jobs::{Jobs, Parts};
 use crate::registry::Registry;
+use crate::routes::dead::DeadDesk;
 use crate::settings::{AccessArgs, ApiArgs};
 use crate::tenants::Tenants;
 use crate::tenants::config::Config;
@@ -69,6 +71,8 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&control, models).await?;
 
+    let letters = DeadLetters::open(&stores, control.jetstream()).await?;
+    let dead = DeadDesk { letters, stores: stores.clone(), clock: clock.clone() };
     let (jobs, running_jobs) = Jobs::start(Parts {
         link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
         stores: stores.clone(),
@@ -108,6 +112,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let tenants = keys.map(|keys| keys.follow(&metrics));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants);
     state.jobs = Some(jobs);
+    state.dead = Some(dead);
     state.backend.batches = Some(batches);
     let connections = args.connections;
     let result = tokio::select! {

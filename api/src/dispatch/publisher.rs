@@ -277,7 +277,10 @@ impl Publisher {
             }
             if Instant::now() >= give_up {
                 tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
-                return self.fail(&outgoing, &JobError::BrokerUnavailable);
+                self.fail(&outgoing, &JobError::BrokerUnavailable);
+                // It may have been stored all the same.
+                let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
+                return self.shared.canceller.tell(&self.token, outgoing.deadline, jobs);
             }
             tokio::time::sleep(RETRY_PAUSE).await;
             while !self.shared.publish.is_up() && Instant::now() < give_up {
