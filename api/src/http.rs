@@ -8,9 +8,10 @@
 pub mod body;
 pub mod connections;
 pub mod context;
+mod door;
 pub mod endpoint;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod instruments;
 pub mod server;
 
@@ -23,6 +24,7 @@ use forebay_shared::job::Output;
 use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::model::ModelRecord;
 
+use crate::cache::Cache;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
@@ -88,6 +90,8 @@ pub struct AppState<B: Backend = Fleet> {
     pub limits: RequestLimits,
     /// `None`: no keys, and everybody may do everything.
     pub tenants: Option<Arc<Tenants>>,
+    /// `None`: every row is computed.
+    pub cache: Option<Arc<Cache>>,
     pub(crate) instruments: Instruments,
 }
 
@@ -105,12 +109,17 @@ impl AppState {
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, tenants: None, instruments }
+        Self { backend, metrics, limits, tenants: None, cache: None, instruments }
     }
 
     /// Asks for a key from now on, if there are any.
     pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
         Self { tenants, ..self }
+    }
+
+    /// Keeps answers from now on, if there is somewhere to keep them.
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
     }
 }
 
@@ -118,9 +127,9 @@ impl<B: Backend> AppState<B> {
 pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
     let at = |template, dialect| Endpoint::at(state, template, dialect);
     metrics_router(state)
-        .route("/", at("/", Tei).get(root::show).post(embed::create).done())
-        .route("/embed", at("/embed", Tei).post(embed::create).done())
-        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
+        .route("/", at("/", Tei).get(root::show).inference().post(embed::create).done())
+        .route("/embed", at("/embed", Tei).inference().post(embed::create).done())
+        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).inference().post(embeddings::create).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
         .with_state(())

@@ -13,12 +13,14 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
 
+use crate::cache::Cache;
 use crate::dispatch::Dispatch;
 use crate::http;
 use crate::registry::Registry;
 use crate::settings::{AccessArgs, ApiArgs};
 use crate::tenants::Tenants;
 use crate::tenants::config::Config;
+use crate::tenants::share::Sharing;
 use crate::tenants::source::Source;
 
 /// Runs an api until `shutdown`; requests in flight are finished first.
@@ -69,17 +71,35 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
 
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
-    let reporter = start_reporter(&control, identity, links, &metrics, &clock);
+    let cache = Cache::new(args.cache.cache_bytes, args.cache.cache_scope, Arc::clone(&metrics));
+    let reporter = start_reporter(&control, identity, links, &metrics, &clock, cache.clone());
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let tenants = keys.map(|keys| keys.follow(&metrics));
-    let state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants);
+    let (served, until_served) = tokio::sync::oneshot::channel();
+    let mut sharing = None;
+    let tenants = match keys {
+        Some(keys) => {
+            let tenants = keys.follow(&metrics, &clock);
+            let quotas = stores.bucket(Bucket::Quotas).await?;
+            let mut shared = Sharing::new(Arc::clone(&tenants), Arc::clone(registry.peers()), quotas);
+            // Before the first request: what was used today is known from the beginning.
+            shared.once().await;
+            sharing = Some(tokio::spawn(shared.run(until_served)));
+            Some(tenants)
+        }
+        None => None,
+    };
+    let state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants).with_cache(cache);
     let result = tokio::select! {
         served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.
         ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
     };
+    if let Some(sharing) = sharing {
+        drop(served);
+        let _in_vain_without_a_broker = tokio::time::timeout(broker::REQUEST_TIMEOUT, sharing).await;
+    }
     reporter.goodbye().await;
     result
 }
@@ -101,8 +121,8 @@ fn read_keys(access: &AccessArgs) -> anyhow::Result<Option<Keys>> {
 
 impl Keys {
     /// Puts them in force, and their changes from now on.
-    fn follow(self, metrics: &Arc<ApiMetrics>) -> Arc<Tenants> {
-        let tenants = Arc::new(Tenants::new(self.config, Arc::clone(metrics)));
+    fn follow(self, metrics: &Arc<ApiMetrics>, clock: &BrokerClock) -> Arc<Tenants> {
+        let tenants = Arc::new(Tenants::new(self.config, Arc::clone(metrics), clock.clone()));
         tokio::spawn(self.source.follow(self.text, Arc::clone(&tenants)));
         tenants
     }
@@ -117,10 +137,14 @@ fn start_reporter(
     links: [Link; 3],
     metrics: &Arc<ApiMetrics>,
     clock: &BrokerClock,
+    cache: Option<Arc<Cache>>,
 ) -> Reporter {
     let (sampled, offset) = (Arc::clone(metrics), clock.clone());
     let mut overflows = 0;
     Reporter::start(control.client.clone(), identity, Arc::clone(metrics.registry()), clock.clone(), move || {
+        if let Some(cache) = &cache {
+            cache.sample();
+        }
         sampled.clock_offset_seconds.set(offset.offset_seconds().abs());
         let total: u64 = links.iter().map(Link::slow_consumers).sum();
         sampled.slow_consumer_total.inc_by(total - overflows);

@@ -10,6 +10,7 @@
 
 mod bundler;
 mod gather;
+mod meter;
 mod pending;
 mod publisher;
 mod rate;
@@ -162,6 +163,9 @@ impl Dispatch {
         if result.is_ok() {
             // Every row was settled: there is nothing left to withdraw.
             waiting.ids.clear();
+        }
+        if let Ok(outputs) = &result {
+            meter::device_time(&self.shared.metrics, &tenant, &model.name, outputs);
         }
         drop(waiting);
         drop(in_flight);
