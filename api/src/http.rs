@@ -8,6 +8,7 @@
 pub mod body;
 pub mod connections;
 pub mod context;
+mod door;
 pub mod endpoint;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -27,6 +28,7 @@ use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::model::ModelRecord;
 
 use crate::batches::Batches;
+use crate::cache::Cache;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
@@ -102,6 +104,8 @@ pub struct AppState<B: Backend = Fleet> {
     pub limits: RequestLimits,
     /// `None`: no keys, and everybody may do everything.
     pub tenants: Option<Arc<Tenants>>,
+    /// `None`: every row is computed.
+    pub cache: Option<Arc<Cache>>,
     pub(crate) instruments: Instruments,
     /// Asynchronous jobs and idempotency keys; none in front of a fake fleet.
     pub jobs: Option<Arc<crate::jobs::Jobs>>,
@@ -123,12 +127,17 @@ impl AppState {
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, tenants: None, instruments, jobs: None, dead: None }
+        Self { backend, metrics, limits, tenants: None, cache: None, instruments, jobs: None, dead: None }
     }
 
     /// Asks for a key from now on, if there are any.
     pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
         Self { tenants, ..self }
+    }
+
+    /// Keeps answers from now on, if there is somewhere to keep them.
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
     }
 }
 
@@ -136,12 +145,12 @@ impl<B: Backend> AppState<B> {
 pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
     let at = |template, dialect| Endpoint::at(state, template, dialect);
     metrics_router(state)
-        .route("/", at("/", Tei).get(root::show).post(embed::create).done())
-        .route("/embed", at("/embed", Tei).post(embed::create).done())
+        .route("/", at("/", Tei).get(root::show).inference().post(embed::create).done())
+        .route("/embed", at("/embed", Tei).inference().post(embed::create).done())
+        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).inference().post(embeddings::create).done())
         .route("/v1/dead", at("/v1/dead", OpenAi).get(dead::list).done())
         .route("/v1/dead/{id}", at("/v1/dead/{id}", OpenAi).get(dead::show).delete(dead::delete).done())
         .route("/v1/dead/{id}/replay", at("/v1/dead/{id}/replay", OpenAi).post(dead::replay).done())
-        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
         .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
         .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())
         .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())

@@ -4,6 +4,7 @@
 //! error becomes a status. No model code: this crate never builds candle.
 
 pub mod batches;
+pub mod cache;
 pub mod dialect;
 pub mod dispatch;
 pub mod error;

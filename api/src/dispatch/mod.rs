@@ -15,6 +15,7 @@ mod cancel;
 mod estimate;
 mod fair;
 mod gather;
+mod meter;
 mod pending;
 mod publisher;
 mod rate;
@@ -194,6 +195,9 @@ impl Dispatch {
         if result.is_ok() {
             // Every row was settled: there is nothing left to withdraw.
             waiting.ids.clear();
+        }
+        if let Ok(outputs) = &result {
+            meter::device_time(&self.shared.metrics, &tenant, &model.name, outputs);
         }
         drop(waiting);
         drop(in_flight);
