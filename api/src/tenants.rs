@@ -68,6 +68,16 @@ impl Caller {
         lane >= self.highest_lane()
     }
 
+    /// # Errors
+    /// [`Failure::Forbidden`], which names the highest lane that is allowed.
+    pub fn check_lane(&self, lane: Lane) -> Result<(), Failure> {
+        if self.may_use_lane(lane) {
+            return Ok(());
+        }
+        let (asked, highest) = (lane.as_str(), self.highest_lane().as_str());
+        Err(Failure::Forbidden(format!("this API key may not use the priority {asked}; its highest is {highest}")))
+    }
+
     pub fn may_use_model(&self, model: &ModelName) -> bool {
         self.models().is_none_or(|allowed| allowed.contains(model))
     }

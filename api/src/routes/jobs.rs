@@ -59,6 +59,10 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let work = match order.task {
         body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
     };
+    caller.check_model(&work.model.name)?;
+    caller.check_lane(order.lane)?;
+    // Nobody waits to correct it: the estimate stays charged.
+    let _charged = caller.charge(&work.rows)?;
     let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
     let inference::Work { model, options, rows } = work;
     let draft = Draft {
