@@ -110,7 +110,8 @@ impl Caller {
         Charge::take(self, rows)
     }
 
-    fn models(&self) -> Option<&[ModelName]> {
+    /// The models that it may use; `None` = all.
+    pub fn models(&self) -> Option<&[ModelName]> {
         self.account.as_ref().and_then(|account| account.rights.models.as_deref())
     }
 }
