@@ -10,6 +10,7 @@ use forebay_worker::WorkerArgs;
 
 use crate::api_key::ApiKeyArgs;
 use crate::doctor::DoctorArgs;
+use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
 
@@ -50,6 +51,10 @@ pub enum Command {
     ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.
+    ///
+    /// Forward only, and never at the price of a message: what would lose one is refused.
+    Migrate(MigrateArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.
     Reference(ReferenceArgs),
 }

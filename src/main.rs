@@ -5,6 +5,7 @@ mod cli;
 mod doctor;
 mod host;
 mod http;
+mod migrate;
 mod model;
 mod reference;
 mod role;
@@ -36,6 +37,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
         Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Reference(args) => reference::run(&args),
     }
 }

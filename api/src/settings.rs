@@ -7,6 +7,7 @@ use clap::Args;
 use forebay_shared::settings::{Secret, SettingsError};
 
 use crate::cache::Scope;
+use crate::http::limits::ConnectionLimits;
 use crate::validate::RequestLimits;
 
 /// Nobody waits longer on an open connection.
@@ -33,12 +34,26 @@ pub struct ApiArgs {
     /// The longest time a request can ask for; more is cut to this.
     #[arg(long, env = "FOREBAY_MAX_REQUEST_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub max_request_timeout: Duration,
-    /// Most jobs that may wait for an answer in this process; more are refused with 503.
+    /// Most jobs that may wait for an answer in this process; more are refused with 503. A tenant may have as many as are
+    /// still free: alone at most half.
     #[arg(long, env = "FOREBAY_MAX_IN_FLIGHT_JOBS", default_value_t = 16_384, value_name = "COUNT")]
     pub max_in_flight_jobs: usize,
+    /// Take requests also when they cannot be answered before their deadline at the measured rate.
+    #[arg(long, env = "FOREBAY_NO_DEADLINE_ADMISSION")]
+    pub no_deadline_admission: bool,
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
+    /// Largest file that may be uploaded, in bytes; a larger one is answered with 413.
+    #[arg(long, env = "FOREBAY_MAX_FILE_BYTES", default_value_t = 200 * 1024 * 1024, value_name = "BYTES")]
+    pub max_file_bytes: usize,
+    /// How long the body of a request may take to arrive; its own timeout bounds it too.
+    #[arg(long, env = "FOREBAY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub body_timeout: Duration,
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
+    #[command(flatten)]
+    pub jobs: crate::jobs::JobArgs,
     #[command(flatten)]
     pub access: AccessArgs,
     #[command(flatten)]
@@ -84,8 +99,11 @@ impl ApiArgs {
         at_least_one("--max-body-bytes", self.max_body_bytes)?;
         at_least_one("--max-inputs", self.max_inputs)?;
         at_least_one("--max-in-flight-jobs", self.max_in_flight_jobs)?;
+        at_least_one("--max-file-bytes", self.max_file_bytes)?;
         longer_than_zero("--request-timeout", self.request_timeout)?;
         longer_than_zero("--no-worker-after", self.no_worker_after)?;
+        longer_than_zero("--body-timeout", self.body_timeout)?;
+        self.connections.check()?;
         if self.max_request_timeout < self.request_timeout {
             let problem = format!(
                 "{} is less than --request-timeout, which is {}",
@@ -102,6 +120,7 @@ impl ApiArgs {
             max_inputs: self.max_inputs,
             default_timeout: self.request_timeout,
             max_timeout: self.max_request_timeout,
+            body_timeout: self.body_timeout,
         })
     }
 }

@@ -83,6 +83,16 @@ impl Caller {
         Err(Failure::Forbidden(format!("this API key may not use the model '{model}'; it may use: {allowed}")))
     }
 
+    /// # Errors
+    /// [`Failure::Forbidden`], which names the highest lane.
+    pub fn check_lane(&self, lane: Lane) -> Result<(), Failure> {
+        if self.may_use_lane(lane) {
+            return Ok(());
+        }
+        let (asked, highest) = (lane.as_str(), self.highest_lane().as_str());
+        Err(Failure::Forbidden(format!("this API key may not use the lane '{asked}', at most '{highest}'")))
+    }
+
     /// At the door, once per request; `None` where no keys are configured.
     ///
     /// # Errors

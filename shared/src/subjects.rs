@@ -13,6 +13,8 @@
 //! | `forebay.held.<boot>` | core | worker → reapers: deliveries that it holds |
 //! | `forebay.cancel.<token>` | core | api → workers: nobody waits for these jobs any more |
 //! | `forebay.async.<token>.<tenant>` | JetStream | api → apis: asynchronous work that waits |
+//! | `forebay.async.<token>-express.<tenant>` | JetStream | api → apis: the same, while a synchronous request waits |
+//! | `forebay.parts.<step>.<tenant>` | JetStream | api → apis: a part of a batch to run, or a batch to split or finish |
 //! | `forebay.webhooks.<job>` | JetStream | api → apis: a call to make |
 //! | `forebay.dead.<token>.<job>` | JetStream | worker → operators: a dead letter |
 
@@ -110,7 +112,36 @@ pub fn async_model(token: &ModelToken) -> String {
     format!("forebay.async.{token}.*")
 }
 
+/// Work that a synchronous request waits for: it must not stand behind a backlog. A token ends in ten hexadecimal digits,
+/// so this is no other model's.
+pub fn async_express(token: &ModelToken, tenant: &TenantName) -> String {
+    format!("forebay.async.{token}-express.{}", slug(tenant.as_str()))
+}
+
+/// All work for one model that a synchronous request waits for.
+pub fn async_express_model(token: &ModelToken) -> String {
+    format!("forebay.async.{token}-express.*")
+}
+
 pub const ASYNC_ALL: &str = "forebay.async.*.*";
+
+/// A part of a tenant's batch.
+pub fn batch_part(tenant: &TenantName) -> String {
+    format!("forebay.parts.run.{}", slug(tenant.as_str()))
+}
+
+/// All parts of batches: the filter of their consumer.
+pub const BATCH_PARTS: &str = "forebay.parts.run.*";
+
+/// A step of a tenant's batch as a whole: to be split, or to be finished.
+pub fn batch_step(tenant: &TenantName) -> String {
+    format!("forebay.parts.step.{}", slug(tenant.as_str()))
+}
+
+/// All steps of batches: the filter of their consumer, which does not wait behind parts.
+pub const BATCH_STEPS: &str = "forebay.parts.step.*";
+
+pub const PARTS_ALL: &str = "forebay.parts.*.*";
 
 pub fn webhook(job: &JobId) -> String {
     format!("forebay.webhooks.{job}")

@@ -15,9 +15,11 @@
 #![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+pub mod batch;
 pub mod client;
 pub mod cluster;
 pub mod load;
+pub mod netns;
 pub mod ports;
 pub mod process;
 pub mod queue;

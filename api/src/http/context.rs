@@ -97,7 +97,7 @@ impl Context {
 }
 
 /// Seconds such as `2.5`, or a number with a unit such as `500ms`; `None` for zero and for anything else.
-fn parse_timeout(text: &str) -> Option<Duration> {
+pub fn parse_timeout(text: &str) -> Option<Duration> {
     let timeout = match text.parse::<f64>() {
         // More seconds than fit are simply very many; the caller cuts them.
         Ok(seconds) if seconds.is_finite() && seconds > 0.0 => {

@@ -1,8 +1,8 @@
 //! What is the same for every request, around the handler that is not.
 //!
 //! An endpoint is a path with its dialect. Around each of its handlers stand: the request id and the trace (taken over
-//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a [`Failure`], and the net under a
-//! panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
+//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a
+//! [`Failure`], and the net under a panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
 //! the guard that counts the request as 499.
 
 use std::any::Any;
@@ -105,6 +105,11 @@ impl<B: Backend> Endpoint<B> {
         self.on(MethodFilter::POST, Method::POST, handler)
     }
 
+    pub fn delete<F: Future<Output = Answer> + Send + 'static>(mut self, handler: fn(Call<B>) -> F) -> Self {
+        self.allow.push("DELETE");
+        self.on(MethodFilter::DELETE, Method::DELETE, handler)
+    }
+
     /// Any method, one handler.
     pub fn any<F: Future<Output = Answer> + Send + 'static>(self, handler: fn(Call<B>) -> F) -> MethodRouter {
         let handler = self.wrap(None, handler);
@@ -113,6 +118,10 @@ impl<B: Backend> Endpoint<B> {
 
     /// The methods listed; all others are answered with 405.
     pub fn done(self) -> MethodRouter {
+        #[cfg(test)]
+        LISTED.with_borrow_mut(|listed| {
+            listed.extend(self.allow.iter().map(|method| format!("{method} {}", self.template)))
+        });
         let allow: Arc<str> = self.allow.join(", ").into();
         let refuse = self.wrap(None, move |call: Call<B>| {
             let method = call.parts.method.to_string();
@@ -230,4 +239,15 @@ fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+thread_local! {
+    static LISTED: std::cell::RefCell<std::collections::BTreeSet<String>> = std::cell::RefCell::default();
+}
+
+/// `METHOD template` of every endpoint that this thread has put into a router: what the API's description is held against.
+#[cfg(test)]
+pub fn listed() -> std::collections::BTreeSet<String> {
+    LISTED.with_borrow(Clone::clone)
 }

@@ -1,6 +1,7 @@
 use crate::ids::{Lane, ModelName, TenantName};
 use crate::metrics::labels::{
-    Check, CheckResult, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+    BatchEnd, CallOutcome, Check, CheckResult, JobState, LineEnd, Method, Outcome, PublishFault, Refusal, Route,
+    Status, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -55,5 +56,13 @@ crate::metrics::schema::metrics! {
         clock_offset_seconds: Gauge {} merge Max,
         /// Times the NATS client dropped messages because this process did not take them fast enough.
         slow_consumer_total: Counter {} merge Sum,
+        /// Asynchronous jobs by state, as long as their records are kept. Every api sees all of them.
+        async_jobs: Gauge { state: JobState } merge Max,
+        /// Calls of webhooks, by outcome; each try counts.
+        webhook_deliveries_total: Counter { outcome: CallOutcome } merge Sum,
+        /// Batches that ended, by how.
+        batches_total: Counter { end: BatchEnd } merge Sum,
+        /// Lines of batches that ended, each counted once: when the part that it is in is marked as done.
+        batch_lines_total: Counter { end: LineEnd } merge Sum,
     }
 }
