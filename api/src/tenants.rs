@@ -68,16 +68,6 @@ impl Caller {
         lane >= self.highest_lane()
     }
 
-    /// # Errors
-    /// [`Failure::Forbidden`], which names the highest lane that is allowed.
-    pub fn check_lane(&self, lane: Lane) -> Result<(), Failure> {
-        if self.may_use_lane(lane) {
-            return Ok(());
-        }
-        let (asked, highest) = (lane.as_str(), self.highest_lane().as_str());
-        Err(Failure::Forbidden(format!("this API key may not use the priority {asked}; its highest is {highest}")))
-    }
-
     pub fn may_use_model(&self, model: &ModelName) -> bool {
         self.models().is_none_or(|allowed| allowed.contains(model))
     }
@@ -91,6 +81,16 @@ impl Caller {
         let allowed: Vec<&str> = self.models().unwrap_or_default().iter().map(ModelName::as_str).collect();
         let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
         Err(Failure::Forbidden(format!("this API key may not use the model '{model}'; it may use: {allowed}")))
+    }
+
+    /// # Errors
+    /// [`Failure::Forbidden`], which names the highest lane.
+    pub fn check_lane(&self, lane: Lane) -> Result<(), Failure> {
+        if self.may_use_lane(lane) {
+            return Ok(());
+        }
+        let (asked, highest) = (lane.as_str(), self.highest_lane().as_str());
+        Err(Failure::Forbidden(format!("this API key may not use the lane '{asked}', at most '{highest}'")))
     }
 
     /// At the door, once per request; `None` where no keys are configured.

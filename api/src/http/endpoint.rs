@@ -1,8 +1,8 @@
 //! What is the same for every request, around the handler that is not.
 //!
 //! An endpoint is a path with its dialect. Around each of its handlers stand: the request id and the trace (taken over
-//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a [`Failure`], and the net under a
-//! panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
+//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a
+//! [`Failure`], and the net under a panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
 //! the guard that counts the request as 499.
 
 use std::any::Any;

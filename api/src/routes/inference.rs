@@ -48,12 +48,19 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         let bytes = state.instruments.checked(Check::BodySize, read)?;
         let work = validate(&state, dialect, &parts, &bytes, Some(&mut tally))?;
         caller.check_model(&work.model.name)?;
+        let key = match &state.jobs {
+            Some(jobs) => Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
+                .map(|key| (jobs, key)),
+            None => None,
+        };
         let charge = caller.charge(&work.rows)?;
-        if let Some(jobs) = &state.jobs
-            && let Some(key) = Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
-        {
+        if let Some((jobs, key)) = key {
             let draft = draft(caller.tenant, work, dialect, urgency, context.trace);
-            return keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
+            let answer = keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
+            if answer.is_err() {
+                charge.refund();
+            }
+            return answer;
         }
         drop(bytes);
         let submission = Submission {
