@@ -124,7 +124,7 @@ async fn a_file_that_cannot_be_used_fails_with_the_lines_named_and_a_large_one_i
 async fn a_cancelled_batch_stops_and_keeps_what_has_run() {
     let options = ClusterOptions {
         model: "simulated".to_owned(),
-        env: vec![("FOREBAY_SIMULATED_BASE", "50ms".to_owned()), ("FOREBAY_BATCH_MAX_ROWS", "8".to_owned())],
+        env: vec![("FOREBAY_SIMULATED_BASE", "20ms".to_owned()), ("FOREBAY_BATCH_MAX_ROWS", "32".to_owned())],
         ..ClusterOptions::default()
     };
     let (cluster, batches) = start(options).await;

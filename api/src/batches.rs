@@ -44,6 +44,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::codec;
 use forebay_shared::ids::TenantName;
 use forebay_shared::metrics::{ApiMetrics, BatchEnd};
 use forebay_shared::model::slug;
@@ -63,6 +64,8 @@ use records::{Records, StoreError, Versioned};
 /// Batches whose progress is remembered, so that asking again reads only what is new.
 const REMEMBERED: u64 = 1_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+/// How long the broker may take to store a chunk of a file.
+const BULK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A batch that is still not validated is handed to the queue again by whoever looks at it.
 const SPLIT_AGAIN_AFTER_SECONDS: u64 = 60;
 
@@ -135,7 +138,9 @@ impl Batches {
         let args = stores.args().clone();
         let stores = Stores::new(control.jetstream(), &args);
         let records = Records::new(stores.bucket(Bucket::Batches).await?);
-        let objects = Stores::new(bulk.jetstream(), &args).objects(Objects::Files).await?;
+        // A chunk may wait for a disk that others write to as well.
+        let patient = jetstream::context::ContextBuilder::new().timeout(BULK_TIMEOUT).ack_timeout(BULK_TIMEOUT);
+        let objects = Stores::new(patient.build(bulk.client.clone()), &args).objects(Objects::Files).await?;
         let files = Files::new(records.clone(), objects, clock.clone(), max_file_bytes, args.files_keep);
         let progress = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(FORGOTTEN_AFTER).build();
         let queue = control.jetstream();
@@ -180,9 +185,8 @@ impl Batches {
 
     async fn publish_split(&self, batch: &Batch) -> Result<(), StoreError> {
         let step = Step { batch: batch.id.clone(), tenant: batch.tenant.clone() };
-        let payload =
-            forebay_shared::codec::encode(&step).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-        self.publish(subjects::batch_step(&batch.tenant), format!("{}:split", batch.id), payload).await
+        let payload = codec::encode(&step).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+        self.publish(subjects::batch_step(&batch.tenant), step.message_id(), payload).await
     }
 
     /// Puts a message on the queue, once: a repeated publish with the same id within the duplicate window is none.

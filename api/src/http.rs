@@ -8,6 +8,7 @@
 pub mod body;
 pub mod connections;
 pub mod context;
+mod door;
 pub mod endpoint;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -27,9 +28,11 @@ use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::model::ModelRecord;
 
 use crate::batches::Batches;
+use crate::cache::Cache;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
+use crate::routes::dead::{self, DeadDesk};
 use crate::routes::{batches, docs, embed, embeddings, fallback, files, health, jobs, metrics, models, root};
 use crate::tenants::Tenants;
 use crate::validate::RequestLimits;
@@ -101,9 +104,13 @@ pub struct AppState<B: Backend = Fleet> {
     pub limits: RequestLimits,
     /// `None`: no keys, and everybody may do everything.
     pub tenants: Option<Arc<Tenants>>,
+    /// `None`: every row is computed.
+    pub cache: Option<Arc<Cache>>,
     pub(crate) instruments: Instruments,
     /// Asynchronous jobs and idempotency keys; none in front of a fake fleet.
     pub jobs: Option<Arc<crate::jobs::Jobs>>,
+    /// Where dead letters are looked after; nowhere in front of a fake fleet.
+    pub dead: Option<DeadDesk>,
 }
 
 impl AppState {
@@ -120,12 +127,17 @@ impl AppState {
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, tenants: None, instruments, jobs: None }
+        Self { backend, metrics, limits, tenants: None, cache: None, instruments, jobs: None, dead: None }
     }
 
     /// Asks for a key from now on, if there are any.
     pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
         Self { tenants, ..self }
+    }
+
+    /// Keeps answers from now on, if there is somewhere to keep them.
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
     }
 }
 
@@ -133,9 +145,12 @@ impl<B: Backend> AppState<B> {
 pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
     let at = |template, dialect| Endpoint::at(state, template, dialect);
     metrics_router(state)
-        .route("/", at("/", Tei).get(root::show).post(embed::create).done())
-        .route("/embed", at("/embed", Tei).post(embed::create).done())
-        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
+        .route("/", at("/", Tei).get(root::show).inference().post(embed::create).done())
+        .route("/embed", at("/embed", Tei).inference().post(embed::create).done())
+        .route("/v1/embeddings", at("/v1/embeddings", OpenAi).inference().post(embeddings::create).done())
+        .route("/v1/dead", at("/v1/dead", OpenAi).get(dead::list).done())
+        .route("/v1/dead/{id}", at("/v1/dead/{id}", OpenAi).get(dead::show).delete(dead::delete).done())
+        .route("/v1/dead/{id}/replay", at("/v1/dead/{id}/replay", OpenAi).post(dead::replay).done())
         .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
         .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())
         .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
@@ -147,8 +162,8 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/batches", at("/v1/batches", OpenAi).get(batches::list).post(batches::create).done())
         .route("/v1/batches/{id}", at("/v1/batches/{id}", OpenAi).get(batches::show).done())
         .route("/v1/batches/{id}/cancel", at("/v1/batches/{id}/cancel", OpenAi).post(batches::cancel).done())
-        .route("/openapi.json", at("/openapi.json", Tei).get(docs::document).done())
-        .route("/docs", at("/docs", Tei).get(docs::page).done())
+        .route("/openapi.json", at("/openapi.json", Tei).open().get(docs::document).done())
+        .route("/docs", at("/docs", Tei).open().get(docs::page).done())
         .with_state(())
 }
 

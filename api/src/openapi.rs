@@ -6,8 +6,11 @@
 //!
 //! A new endpoint: add its operation to its family's file, or a new file to [`operations`].
 
+mod batches;
+mod dead;
 mod embeddings;
 mod health;
+mod jobs;
 mod models;
 mod operation;
 mod pages;
@@ -30,8 +33,12 @@ const ABOUT: &str = "Queue-backed inference. Every answer carries `x-request-id`
     with a clear error by its deadline; 503 and 429 say when to come back.";
 
 /// Families in the order of the page, with what they are for.
-const FAMILIES: [(&str, &str); 4] = [
+const FAMILIES: [(&str, &str); 8] = [
     ("embeddings", "Vectors for texts, as OpenAI or as text-embeddings-inference."),
+    ("jobs", "Work that is accepted now and done later."),
+    ("files", "Files of requests, and of answers, as OpenAI's."),
+    ("batches", "Many requests in one file, as OpenAI's."),
+    ("dead", "Jobs that ended their workers and were put aside."),
     ("models", "What is served at this moment."),
     ("health", "For orchestrators and load balancers."),
     ("pages", "This description, metrics, and what this process is."),
@@ -39,10 +46,18 @@ const FAMILIES: [(&str, &str); 4] = [
 
 /// Everything that is served.
 pub fn operations() -> Vec<Operation> {
-    [embeddings::operations(), models::operations(), health::operations(), pages::operations()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        embeddings::operations(),
+        jobs::operations(),
+        batches::operations(),
+        dead::operations(),
+        models::operations(),
+        health::operations(),
+        pages::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The whole document.

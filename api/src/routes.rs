@@ -4,6 +4,7 @@
 //! [`crate::http::endpoint`]'s.
 
 pub mod batches;
+pub mod dead;
 pub mod docs;
 pub mod embed;
 pub mod embeddings;

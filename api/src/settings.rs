@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use forebay_shared::settings::{Secret, SettingsError};
 
+use crate::cache::Scope;
 use crate::http::limits::ConnectionLimits;
 use crate::validate::RequestLimits;
 
@@ -55,6 +56,20 @@ pub struct ApiArgs {
     pub jobs: crate::jobs::JobArgs,
     #[command(flatten)]
     pub access: AccessArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}
+
+/// Answers that are kept.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
+    /// Most bytes of answers that this process keeps, so that the same input is not computed again; 0 keeps none.
+    #[arg(long, env = "FOREBAY_CACHE_BYTES", default_value_t = 64 * 1024 * 1024, value_name = "BYTES")]
+    pub cache_bytes: u64,
+    /// Who may be answered with what was computed for whom.
+    #[arg(long, env = "FOREBAY_CACHE_SCOPE", value_enum, default_value_t = Scope::Tenant)]
+    pub cache_scope: Scope,
 }
 
 /// Who may use this api.

@@ -153,6 +153,11 @@ pub fn dead(token: &ModelToken, job: &JobId) -> String {
     format!("forebay.dead.{token}.{job}")
 }
 
+/// The dead letters of a job, whatever its model.
+pub fn dead_job(job: &JobId) -> String {
+    format!("forebay.dead.*.{job}")
+}
+
 pub const DEAD_ALL: &str = "forebay.dead.*.*";
 
 /// Where the broker says which messages it has given up delivering.

@@ -8,6 +8,7 @@
 //! back when it does not. `announce` tells the fleet who is there.
 
 mod announce;
+mod cancelled;
 mod delivery;
 pub mod device;
 mod driver;
@@ -20,6 +21,7 @@ pub mod output_check;
 mod pages;
 mod prepare;
 mod progress;
+mod quarantine;
 mod reply;
 mod run;
 pub mod settings;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_shared::error::JobError;
-use forebay_shared::ids::Lane;
+use forebay_shared::ids::{Lane, ModelName};
 use forebay_shared::job::{Input, Task};
 use forebay_shared::metrics::{LineEnd, Task as TaskLabel};
 use forebay_shared::model::ModelRecord;
@@ -68,6 +68,27 @@ struct Work {
     rows: Vec<Input>,
 }
 
+/// What the owner of a batch may use.
+#[derive(Debug, Clone)]
+struct Models(Arc<Option<Vec<ModelName>>>);
+
+impl From<Option<Vec<ModelName>>> for Models {
+    fn from(allowed: Option<Vec<ModelName>>) -> Self {
+        Self(Arc::new(allowed))
+    }
+}
+
+impl Models {
+    fn check(&self, model: &ModelName) -> Result<(), Failure> {
+        match self.0.as_ref() {
+            Some(allowed) if !allowed.contains(model) => {
+                Err(Failure::Forbidden(format!("the API key that began this batch may not use the model '{model}'")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Batches {
     /// Runs a part unless somebody has, and finishes the batch if it was the last.
     pub(super) async fn run_part(
@@ -82,7 +103,7 @@ impl Batches {
         }
         let key = marker_key(&part.batch, part.number);
         if self.records.get::<Marker>(&key).await?.is_none() {
-            let answers = self.execute(&part, Arc::new(place), stop).await;
+            let answers = self.execute(&part, Arc::new(place), stop, found.value.models.clone().into()).await;
             self.keep_answers(&key, answers).await?;
         }
         let markers = self.records.keys(&markers_of(&part.batch)).await?.len();
@@ -107,10 +128,11 @@ impl Batches {
         Ok(())
     }
 
-    async fn execute(self: &Arc<Self>, part: &Arc<Part>, place: Arc<Place>, stop: Stop) -> Answers {
+    async fn execute(self: &Arc<Self>, part: &Arc<Part>, place: Arc<Place>, stop: Stop, models: Models) -> Answers {
         let lines = (0..part.lines.len()).map(|index| {
             let (batches, part, place, stop) = (Arc::clone(self), Arc::clone(part), Arc::clone(&place), stop.clone());
-            async move { batches.line(&part, index, &place, stop).await }
+            let models = models.clone();
+            async move { batches.line(&part, index, &place, stop, &models).await }
         });
         let mut ended = futures::stream::iter(lines).buffered(LINES_AT_ONCE);
         let mut answers = Answers::default();
@@ -121,7 +143,14 @@ impl Batches {
     }
 
     /// Runs one line to its end.
-    async fn line(&self, part: &Part, index: usize, place: &Place, mut stop: Stop) -> (LineKey, String, End) {
+    async fn line(
+        &self,
+        part: &Part,
+        index: usize,
+        place: &Place,
+        mut stop: Stop,
+        models: &Models,
+    ) -> (LineKey, String, End) {
         let number = part.first_line + index as u64;
         let key = LineKey::new(&part.batch, number);
         let line = match line::read(part.lines[index].as_bytes(), number + 1) {
@@ -133,7 +162,7 @@ impl Batches {
             }
         };
         let run = async {
-            match self.attempts(part, &line.body, place).await {
+            match self.attempts(part, &line.body, place, models).await {
                 Ok(body) => (200, body),
                 Err(failure) => refusal(failure).await,
             }
@@ -147,8 +176,9 @@ impl Batches {
     }
 
     /// Tries until there is an answer that is the line's own.
-    async fn attempts(&self, part: &Part, body: &[u8], place: &Place) -> Result<Vec<u8>, Failure> {
+    async fn attempts(&self, part: &Part, body: &[u8], place: &Place, models: &Models) -> Result<Vec<u8>, Failure> {
         let work = self.validate(body)?;
+        models.check(&work.model.name)?;
         let mut attempt = 0;
         loop {
             place.take().await;

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_shared::ids::TenantName;
+use forebay_shared::ids::{ModelName, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Seconds of the only completion window: `24h`.
@@ -80,6 +80,9 @@ pub struct Batch {
     pub endpoint: String,
     pub input_file_id: String,
     pub metadata: Option<BTreeMap<String, String>>,
+    /// The models that its owner may use; `None` = all.
+    #[serde(default)]
+    pub models: Option<Vec<ModelName>>,
     /// How long its output files are kept, if that is less than usual.
     pub output_keep_seconds: Option<u64>,
     pub phase: Phase,
@@ -140,6 +143,7 @@ impl Batch {
             endpoint,
             input_file_id,
             metadata: None,
+            models: None,
             output_keep_seconds: None,
             phase: Phase::Validating,
             parts: 0,

@@ -164,7 +164,9 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
             return Err(Failure::invalid("input_file_id", format!("no such file: {id}; upload it to /v1/files")));
         }
     }
+    let models = caller.models().map(<[_]>::to_vec);
     let mut batch = batches.draft(caller.tenant, input_file_id);
+    batch.models = models;
     (batch.metadata, batch.output_keep_seconds) = (metadata, output_keep_seconds);
     let batch = batches.begin(batch).await?;
     json(StatusCode::OK, &Shown::from(&batch))

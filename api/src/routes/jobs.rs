@@ -60,13 +60,10 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let work = match order.task {
         body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
     };
-    caller.check_model(&work.model.name)?;
-    if !caller.may_use_lane(order.lane) {
-        let (asked, highest) = (order.lane.as_str(), caller.highest_lane().as_str());
-        let message = format!("this API key may not use the lane '{asked}', at most '{highest}'; change `priority`");
-        return Err(Failure::Forbidden(message));
-    }
     let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
+    caller.check_lane(order.lane)?;
+    caller.check_model(&work.model.name)?;
+    let charge = caller.charge(&work.rows)?;
     let inference::Work { model, options, rows } = work;
     let draft = Draft {
         tenant: caller.tenant,
@@ -81,18 +78,26 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         metadata: order.metadata,
         express: false,
     };
-    let (record, replayed) = match key {
-        None => {
-            let prepared = jobs.prepare(draft)?;
-            jobs.accept(&prepared).await?;
-            (prepared.record, false)
+    let accepted: Result<_, Failure> = async {
+        match key {
+            None => {
+                let prepared = jobs.prepare(draft)?;
+                jobs.accept(&prepared).await?;
+                Ok((prepared.record, false))
+            }
+            Some(key) => {
+                let deadline = Instant::now() + RESERVATION_LIMIT;
+                let claimed = jobs.once(&key, deadline, |_| false, || jobs.prepare(draft)).await?;
+                Ok((jobs.record(&claimed.job).await?, claimed.replayed))
+            }
         }
-        Some(key) => {
-            let deadline = Instant::now() + RESERVATION_LIMIT;
-            let claimed = jobs.once(&key, deadline, |_| false, || jobs.prepare(draft)).await?;
-            (jobs.record(&claimed.job).await?, claimed.replayed)
-        }
-    };
+    }
+    .await;
+    // What is accepted stays charged by its estimate: it is answered later, perhaps by another api.
+    if accepted.as_ref().map_or(true, |(_, replayed)| *replayed) {
+        charge.refund();
+    }
+    let (record, replayed) = accepted?;
     let mut response = json(StatusCode::ACCEPTED, &View::new(&record))?;
     if let Ok(location) = HeaderValue::try_from(format!("/v1/jobs/{}", record.id)) {
         response.headers_mut().insert(header::LOCATION, location);

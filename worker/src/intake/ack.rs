@@ -8,6 +8,8 @@
 pub(crate) struct DeliveryInfo {
     /// 1 for the first delivery.
     pub delivered: u64,
+    /// Names the message within its stream.
+    pub stream_seq: u64,
     /// Names this delivery within its consumer: a second delivery of the same message has another.
     pub consumer_seq: u64,
     /// Messages of this consumer that still wait in the stream.
@@ -24,6 +26,7 @@ impl DeliveryInfo {
         };
         Some(Self {
             delivered: fields[0].parse().ok()?,
+            stream_seq: fields[1].parse().ok()?,
             consumer_seq: fields[2].parse().ok()?,
             pending: fields[4].parse().ok()?,
         })
@@ -48,7 +51,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        let expected = DeliveryInfo { delivered: 2, consumer_seq: 11, pending: 7 };
+        let expected = DeliveryInfo { delivered: 2, stream_seq: 10, consumer_seq: 11, pending: 7 };
         assert_eq!(DeliveryInfo::parse("$JS.ACK.S.normal.2.10.11.1700000000.7"), Some(expected));
         assert_eq!(DeliveryInfo::parse("$JS.ACK.hub.ACC.S.normal.2.10.11.1700000000.7.rnd"), Some(expected));
     }

@@ -29,11 +29,13 @@ use futures::StreamExt;
 use crate::delivery::{Deliveries, Taken};
 use crate::gauge::Waiting;
 use crate::prepare::Preparer;
+use crate::quarantine::{OwnDeliveries, Quarantine};
 use crate::telemetry::ModelCounters;
 use ack::DeliveryInfo;
 use credit::Holdings;
 pub(crate) use credit::Prefetch;
 use pull::LanePull;
+use redelivery::Attempt;
 
 /// Re-pulls after a reconnect are spread over this, so that a fleet does not return in one wave.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
@@ -43,6 +45,9 @@ const TRY_AGAIN: &str = r#"-NAK {"delay":2000000000}"#;
 const DOWN_PAUSE: Duration = Duration::from_millis(100);
 /// Pause after the broker refused a request: the consumer is gone, or its leader.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+
+/// Messages that are remembered as our own; see [`OwnDeliveries`].
+const OWN_DELIVERIES: usize = 4_096;
 
 /// What the intake needs to know and where it delivers.
 pub(crate) struct Intake {
@@ -57,6 +62,7 @@ pub(crate) struct Intake {
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) preparer: Preparer,
     pub(crate) counters: Arc<ModelCounters>,
+    pub(crate) quarantine: Arc<Quarantine>,
 }
 
 /// The task's own state.
@@ -65,6 +71,8 @@ struct Pulling {
     backlog: [u64; 3],
     /// No request before this.
     not_before: Instant,
+    /// Tells messages that only this process has had.
+    own: OwnDeliveries,
 }
 
 impl Intake {
@@ -81,6 +89,7 @@ impl Intake {
             lanes: Lane::ALL.map(|lane| LanePull::new(&self.token, lane, &inbox)),
             backlog: [0; 3],
             not_before: Instant::now(),
+            own: OwnDeliveries::new(OWN_DELIVERIES),
         };
         loop {
             let wake = self.pull(&mut pulling).await?;
@@ -151,7 +160,8 @@ impl Intake {
         {
             pulling.lanes[lane.index()].delivered(Instant::now());
             pulling.backlog[lane.index()] = info.pending;
-            return self.take_in(message, lane, info);
+            let only_ours = pulling.own.note(lane, info.stream_seq, info.delivered);
+            return self.take_in(message, lane, info, only_ours);
         }
         let Some((lane, number)) = pull::parse_inbox(&message.subject, inbox) else {
             return tracing::debug!(subject = %message.subject, "unexpected message");
@@ -167,8 +177,8 @@ impl Intake {
         }
     }
 
-    /// Decodes a delivery and sends its jobs on their way.
-    fn take_in(self: &Arc<Self>, message: Message, lane: Lane, info: DeliveryInfo) {
+    /// Decodes a delivery and sends its jobs on their way. `only_ours`: nobody else was ever handed this message.
+    fn take_in(self: &Arc<Self>, message: Message, lane: Lane, info: DeliveryInfo, only_ours: bool) {
         let Some(ack) = message.reply else { return };
         let bundle: Bundle = match codec::decode(&message.payload) {
             Ok(bundle) => bundle,
@@ -192,11 +202,11 @@ impl Intake {
         // Counts against the credit from here on, also while its api is being asked.
         self.waiting.add(delivery.lane, bundle.jobs.len(), estimate(&bundle.jobs));
         if info.delivered == 1 {
-            self.preparer.prepare(delivery, bundle.jobs, false);
+            self.preparer.prepare(delivery, bundle.jobs, None);
         } else {
             self.counters.redelivered.inc_by(bundle.jobs.len() as u64);
-            let intake = Arc::clone(self);
-            tokio::spawn(async move { intake.on_redelivery(delivery, bundle.jobs, info.delivered).await });
+            let (intake, attempt) = (Arc::clone(self), Attempt { delivered: info.delivered, only_ours });
+            tokio::spawn(async move { intake.on_redelivery(delivery, bundle.jobs, attempt).await });
         }
     }
 
