@@ -23,6 +23,9 @@ pub use access::AccessError;
 /// How long a broker request may take before it counts as failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Purpose of the connection over which a worker takes work: the one that a reaper watches.
+pub const PULL: &str = "pull";
+
 /// One connection and its history.
 #[derive(Debug, Clone)]
 pub struct Link {
@@ -171,7 +174,7 @@ fn one_line(error: &dyn std::error::Error) -> String {
 fn options(boot: BootId, process: &str, purpose: &str, state: &Arc<LinkState>) -> ConnectOptions {
     let state = Arc::clone(state);
     ConnectOptions::new()
-        .name(format!("forebay.{process}.{purpose}"))
+        .name(connection_name(process, purpose, boot))
         .custom_inbox_prefix(format!("{}.{purpose}", subjects::inbox_prefix(boot)))
         .client_capacity(8_192)
         .subscription_capacity(131_072)
@@ -185,6 +188,18 @@ fn options(boot: BootId, process: &str, purpose: &str, state: &Arc<LinkState>) -
             let state = Arc::clone(&state);
             async move { on_event(&state, &event) }
         })
+}
+
+/// The name under which the broker knows a connection: says whose it is, for operators and reapers.
+fn connection_name(process: &str, purpose: &str, boot: BootId) -> String {
+    format!("forebay.{process}.{purpose}.{boot}")
+}
+
+/// Purpose and boot of a connection's name, if it is one of ours. Process names may hold dots.
+pub fn parse_connection_name(name: &str) -> Option<(&str, BootId)> {
+    let (rest, boot) = name.strip_prefix("forebay.")?.rsplit_once('.')?;
+    let (_process, purpose) = rest.rsplit_once('.')?;
+    Some((purpose, boot.parse().ok()?))
 }
 
 /// Full jitter between 50 ms and a bound that doubles up to 2 s, so that a fleet does not return in one wave.
@@ -245,6 +260,15 @@ mod tests {
         for list in ["", " , ", "nats://a:1,http:// b"] {
             assert!(matches!(addresses(list), Err(ConnectError::Address { .. })), "{list:?}");
         }
+    }
+
+    #[test]
+    fn a_connection_name_tells_purpose_and_boot() {
+        let boot = BootId::from_bytes([7; 16]);
+        let name = connection_name("worker.eu-1", PULL, boot);
+        assert_eq!(parse_connection_name(&name), Some((PULL, boot)));
+        assert_eq!(parse_connection_name("forebay.worker.pull"), None);
+        assert_eq!(parse_connection_name("NATS CLI"), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::job::{Ask, AskAnswer};
+use crate::job::{Ask, AskAnswer, Held};
 
 mod older;
 
@@ -43,6 +43,7 @@ pub trait Wire: Serialize + DeserializeOwned {
 
 impl Wire for Ask {}
 impl Wire for AskAnswer {}
+impl Wire for Held {}
 
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {

@@ -15,6 +15,7 @@ use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_shared::shutdown::{self, Shutdown};
 use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
 use forebay_shared::streams::{self, Bucket, Stores};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -22,7 +23,9 @@ use crate::announce::{self, Announcer};
 use crate::delivery::Deliveries;
 use crate::device::Device;
 use crate::driver::Driver;
+use crate::fence::Fence;
 use crate::gauge::{Pulse, Waiting};
+use crate::herald::Herald;
 use crate::intake::{Intake, Prefetch};
 use crate::models::{self, Encoder, LoadProgress, LoadedModel, ModelInfo, TokenBatch};
 use crate::output_check::OutputCheck;
@@ -57,7 +60,7 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
     tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
 
-    let pull = broker::connect(&broker, boot, name.as_str(), "pull").await?;
+    let pull = broker::connect(&broker, boot, name.as_str(), broker::PULL).await?;
     let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
     let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock);
 
@@ -87,7 +90,7 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     };
     let announcer = Announcer::new(control.client.clone(), live);
     let ack_wait = streams::ack_wait(broker.stores.durability);
-    let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics, ack_wait)?;
+    let engine = Engine::start(&args, boot, name, loaded, pull, replies.clone(), clock, &metrics, ack_wait)?;
     let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
     health.set(Phase::Ready);
     reporter.set_state(ProcessState::Ready);
@@ -200,6 +203,7 @@ fn describe(info: &ModelInfo, device: &str, metrics: &WorkerMetrics, took: Durat
 /// Intake, tokenisers, driver and replies of one loaded model, wired up.
 struct Engine {
     intake: Arc<Intake>,
+    herald: Arc<Herald>,
     progress: Progress,
     replies: Link,
     replier: JoinHandle<()>,
@@ -213,6 +217,7 @@ impl Engine {
     fn start(
         args: &WorkerArgs,
         boot: BootId,
+        process: ProcessName,
         loaded: LoadedModel,
         pull: Link,
         replies: Link,
@@ -223,7 +228,17 @@ impl Engine {
         let LoadedModel { info, tokenizer, encoder } = loaded;
         let limits = args.limits(info.max_tokens)?;
         let counters = Arc::new(ModelCounters::new(metrics, &ModelName::from(info.name.as_str())));
-        let deliveries = Arc::new(Deliveries::new(ack_wait));
+        let fence = Arc::new(Mutex::new(Fence::new(pull.epoch(), Instant::now())));
+        let deliveries = Arc::new(Deliveries::new(ack_wait, Arc::clone(&fence)));
+        let herald = Arc::new(Herald {
+            boot,
+            process,
+            token: info.token.clone(),
+            link: pull.clone(),
+            deliveries: Arc::clone(&deliveries),
+            fence: Arc::clone(&fence),
+            next: tokio::sync::Mutex::new(Some(0)),
+        });
         let (waiting, pulse) = <(Arc<Waiting>, Arc<Pulse>)>::default();
         let (results, answers) = reply::channel();
         let (arrivals_in, arrivals) = crossbeam_channel::unbounded();
@@ -268,6 +283,8 @@ impl Engine {
             waiting,
             preparer: Preparer::start(bench, tokenizer_threads)?,
             counters,
+            fence,
+            herald: Arc::clone(&herald),
         });
         let (alive, driver_gone) = oneshot::channel::<()>();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
@@ -276,6 +293,7 @@ impl Engine {
         })?;
         Ok(Self {
             intake,
+            herald,
             progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit, ack_wait },
             replies,
             replier: tokio::spawn(replier.run(answers)),
@@ -291,12 +309,13 @@ impl Engine {
         announcing: &mut JoinHandle<anyhow::Result<()>>,
         draining: impl FnOnce() -> F,
     ) -> anyhow::Result<()> {
-        let Self { intake, progress, replies, mut replier, driver_gone, drain_timeout } = self;
+        let Self { intake, herald, progress, replies, mut replier, driver_gone, drain_timeout } = self;
         let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
         let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
         let (stall_limit, ack_wait) = (giving_back.stall_limit, giving_back.ack_wait);
         let watching = Progress { link, deliveries, pulse: Arc::clone(&giving_back.pulse), stall_limit, ack_wait };
         let (stop, stopped) = shutdown::channel();
+        tokio::spawn(Arc::clone(&herald).run());
         let mut taking = tokio::spawn(intake.run(stopped));
         let mut watching = tokio::spawn(watching.run());
         tokio::select! {
@@ -312,6 +331,7 @@ impl Engine {
                 stop.fire();
                 let _ended = tokio::time::timeout(Duration::from_secs(1), &mut taking).await;
                 giving_back.give_back(Instant::now()).await;
+                herald.goodbye().await;
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
         }
@@ -326,6 +346,7 @@ impl Engine {
         }
         // 3. The rest is for others.
         giving_back.give_back(Instant::now()).await;
+        herald.goodbye().await;
         watching.abort();
         replies.flush().await;
         if stopped_taking.is_err() {
