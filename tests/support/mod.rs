@@ -17,6 +17,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod holdings;
 pub mod load;
 pub mod ports;
 pub mod process;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, ClusterOptions};
+pub use holdings::{Holdings, Taken};
 pub use load::{Load, RunningLoad};
 pub use process::Process;
 pub use report::Report;
