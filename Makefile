@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery clean distclean
+.PHONY: help setup build up test quick bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
 
 help: ## this text
@@ -39,7 +39,7 @@ test: check-setup check-fmt check-deny check-clippy check-doc check-build check-
 
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling ## every table of the docs; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -104,6 +104,14 @@ bench-scaling: bench-setup ## throughput against the number of workers
 bench-recovery: ## from the death or freeze of a worker to the next delivery of its work: KILLS=100 FREEZES=20
 	@$(PYTHON) scripts/fetch.py nats-server
 	@cargo test --release --locked -p forebay --test recovery -- --ignored --nocapture bench_recovery
+
+bench-fairness: ## a victim beside a flooder, and lanes under overload
+	@$(PYTHON) scripts/fetch.py nats-server
+	@cargo test --release --locked -p forebay --test fairness -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
+
+bench-overload: ## answers within their deadline against offered load, with and without admission by deadline
+	@$(PYTHON) scripts/fetch.py nats-server
+	@cargo test --release --locked -p forebay --test overload -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
 
 clean: ## remove what was built
 	@cargo clean

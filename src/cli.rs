@@ -8,7 +8,9 @@ use forebay_api::ApiArgs;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
+use crate::api_key::ApiKeyArgs;
 use crate::doctor::DoctorArgs;
+use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
 
@@ -45,8 +47,14 @@ pub enum Command {
     // Its list of targets is of the other processes: where Prometheus finds it is part of Prometheus' own configuration.
     #[command(mut_arg("advertise_addr", |arg| arg.hide(true)))]
     Aggregator(RoleArgs<AggregatorArgs>),
+    /// Make API keys: the key itself is shown once, its hash goes into the file of keys.
+    ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.
+    ///
+    /// Forward only, and never at the price of a message: what would lose one is refused.
+    Migrate(MigrateArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.
     Reference(ReferenceArgs),
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use forebay_shared::error::JobError;
 use forebay_shared::metrics::Outcome;
@@ -55,6 +55,12 @@ pub enum Failure {
     /// What is asked for cannot be done in the state that the thing is in.
     #[error("{0}")]
     Conflict(String),
+    /// One message of the queue cannot carry the input of an asynchronous job.
+    #[error(
+        "the input takes {got} bytes, one asynchronous job carries at most {max}; send several jobs, or upload a file and \
+         process it as a batch (/v1/files, /v1/batches)"
+    )]
+    TooLargeForQueue { got: usize, max: usize },
     /// The same idempotency key came with another request.
     #[error("this idempotency key was used for another request; use a new key, or send the same body")]
     IdempotencyConflict,
@@ -75,8 +81,15 @@ impl Failure {
             Self::Unauthorized(_) | Self::Forbidden(_) => Outcome::Unauthorized,
             Self::RateLimited { .. } => Outcome::RateLimited,
             Self::QuotaExceeded { .. } => Outcome::QuotaExceeded,
-            Self::NotFound { .. } | Self::Conflict(_) | Self::IdempotencyConflict => Outcome::Invalid,
+            Self::NotFound { .. } | Self::Conflict(_) | Self::IdempotencyConflict | Self::TooLargeForQueue { .. } => {
+                Outcome::Invalid
+            }
         }
+    }
+
+    /// The body alone, as it is kept and shown elsewhere.
+    pub fn body(&self, dialect: Dialect) -> bytes::Bytes {
+        dialect.error_body(&http_answer(self, dialect).complaint)
     }
 
     /// The whole response, except for what every response carries.
@@ -102,6 +115,9 @@ impl Failure {
             && let Ok(allow) = HeaderValue::from_str(allow)
         {
             headers.insert(ALLOW, allow);
+        }
+        if let Self::Unauthorized(_) = &self {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -253,6 +269,10 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
         Failure::Conflict(_) => {
             (code, retry) = (Some("conflict"), Retry::Pointless);
             StatusCode::CONFLICT
+        }
+        Failure::TooLargeForQueue { .. } => {
+            code = Some("request_too_large");
+            StatusCode::PAYLOAD_TOO_LARGE
         }
         Failure::IdempotencyConflict => {
             code = Some("idempotency_key_reused");

@@ -8,6 +8,8 @@ pub mod embeddings;
 pub mod fallback;
 pub mod health;
 pub mod inference;
+pub mod jobs;
+pub mod keyed;
 pub mod metrics;
 pub mod models;
 pub mod root;

@@ -2,6 +2,7 @@
 //! counted. No HTTP server and no model code: `api`, `worker` and `aggregator` depend on this crate, never on each other.
 
 pub mod ack;
+pub mod async_jobs;
 pub mod broker;
 pub mod clock;
 pub mod codec;
@@ -10,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod metrics;
 pub mod model;
+pub mod planted;
 pub mod settings;
 pub mod shutdown;
 pub mod stats;

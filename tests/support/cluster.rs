@@ -7,6 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::client::{self, Answer};
+use super::netns::Netns;
 use super::ports::Port;
 use super::process::{Process, Spec};
 
@@ -31,6 +32,8 @@ pub struct ClusterOptions {
     pub api_args: Vec<String>,
     /// Whether aggregators give the work of dead workers back at once.
     pub reapers: bool,
+    /// Lets processes in other network namespaces reach the broker.
+    pub listen_everywhere: bool,
 }
 
 impl Default for ClusterOptions {
@@ -44,6 +47,7 @@ impl Default for ClusterOptions {
             worker_args: Vec::new(),
             api_args: Vec::new(),
             reapers: false,
+            listen_everywhere: false,
         }
     }
 }
@@ -69,7 +73,11 @@ impl Cluster {
             tempfile::Builder::new().prefix("forebay-test-").tempdir().expect("the temporary folder can be written");
         std::fs::create_dir(folder.path().join("logs")).unwrap();
         let (nats_port, nats_monitor) = (Port::reserve(), Port::reserve());
-        let config = write_nats_config(folder.path(), nats_port.addr(), nats_monitor.addr());
+        let mut listen = nats_port.addr();
+        if options.listen_everywhere {
+            listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+        }
+        let config = write_nats_config(folder.path(), listen, nats_monitor.addr());
         let nats = Spec {
             name: "nats-server".to_owned(),
             program: nats_server(),
@@ -122,6 +130,32 @@ impl Cluster {
         let args = [vec!["--model".to_owned(), model], self.options.worker_args.clone()].concat();
         let worker = self.role("worker", self.workers.len(), "--metrics-addr", "/health/ready", args, env);
         self.workers.push(worker);
+    }
+
+    /// A worker on the other side of a cable that can be cut.
+    pub fn add_worker_in(&mut self, netns: &Netns) {
+        let port = Port::reserve();
+        let addr = SocketAddr::from((netns.guest, port.addr().port()));
+        let broker = format!("nats://{}:{}", netns.host, self.nats_port.addr().port());
+        let name = format!("worker-{}", self.workers.len() + 1);
+        let program = env!("CARGO_BIN_EXE_forebay");
+        let flags = ["worker", "--metrics-addr", &addr.to_string(), "--broker", &broker, "--process-name", &name];
+        let model = ["--model", &self.options.model];
+        let [first, args @ ..] = netns.exec();
+        let args =
+            args.into_iter().chain([program.to_owned()]).chain(flags.into_iter().chain(model).map(str::to_owned));
+        let env = self.options.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let spec = Spec {
+            name: name.clone(),
+            program: first.into(),
+            args: args.chain(self.options.worker_args.clone()).collect(),
+            env: env.collect(),
+            addr,
+            ready_addr: addr,
+            ready_path: "/health/ready",
+        };
+        self.ports.push(port);
+        self.workers.push(Process::start(spec, &self.logs()));
     }
 
     fn add_api(&mut self) {
@@ -219,6 +253,11 @@ impl Cluster {
         tokio::time::sleep(down).await;
         self.nats.restart();
         self.nats.ready(START_LIMIT).await;
+    }
+
+    /// A connection to the broker for the test itself.
+    pub async fn broker_client(&self) -> async_nats::Client {
+        async_nats::connect(self.broker_url()).await.expect("the broker can be reached")
     }
 
     pub async fn get(&self, path: &str) -> Answer {

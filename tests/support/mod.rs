@@ -19,6 +19,7 @@ pub mod client;
 pub mod cluster;
 pub mod holdings;
 pub mod load;
+pub mod netns;
 pub mod ports;
 pub mod process;
 pub mod queue;

@@ -16,6 +16,8 @@ struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -24,14 +26,16 @@ struct Wanted {
 }
 
 pub async fn live<B: Backend>(_: Call<B>) -> Answer {
-    json(StatusCode::OK, &Health { status: "live", reason: None })
+    json(StatusCode::OK, &Health { status: "live", reason: None, warning: None })
 }
 
 pub async fn ready<B: Backend>(call: Call<B>) -> Answer {
     let model = Query::<Wanted>::try_from_uri(&call.parts.uri).ok().and_then(|Query(wanted)| wanted.model);
+    let stale = call.state.tenants.as_ref().is_some_and(|tenants| tenants.is_stale());
+    let warning = stale.then_some("the file of API keys cannot be used as it is; the last good one is in force");
     match reason_not_ready(&call.state.backend, model.as_deref()) {
-        None => json(StatusCode::OK, &Health { status: "ready", reason: None }),
-        reason => json(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "not ready", reason }),
+        None => json(StatusCode::OK, &Health { status: "ready", reason: None, warning }),
+        reason => json(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "not ready", reason, warning }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`, as OpenAI lists models.
 //!
-//! The list holds what the fleet can serve at this moment. An id may contain slashes, plain or as `%2F`.
+//! The list holds what the fleet can serve at this moment and the caller may use. An id may contain slashes, plain or as `%2F`.
 
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ impl<'a> From<&'a Arc<ModelRecord>> for Model<'a> {
 }
 
 pub async fn list<B: Backend>(call: Call<B>) -> Answer {
-    let models = call.state.backend.list();
+    let mut models = call.state.backend.list();
+    models.retain(|model| call.caller.may_use_model(&model.name));
     json(StatusCode::OK, &List { object: "list", data: models.iter().map(Model::from).collect() })
 }
 
@@ -46,6 +47,7 @@ pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
         return Err(unknown_model(backend, "?").into());
     };
     match backend.find(&id) {
+        Some(model) if call.caller.check_model(&model.name).is_err() => Err(unknown_model(backend, &id).into()),
         Some(model) => json(StatusCode::OK, &Model::from(&model)),
         None if !backend.is_ready() => Err(JobError::BrokerUnavailable.into()),
         None => Err(unknown_model(backend, &id).into()),

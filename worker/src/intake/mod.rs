@@ -24,6 +24,7 @@ use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::ids::{BootId, Lane, ModelToken};
 use forebay_shared::job::{Bundle, Job};
+use forebay_shared::planted::Bug;
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::subjects;
 use futures::{FutureExt, StreamExt};
@@ -257,6 +258,10 @@ impl Intake {
                 return None;
             }
         };
+        if Bug::AckBeforeAnswer.is_planted() {
+            let (client, ack) = (self.link.client.clone(), ack.clone());
+            tokio::spawn(async move { client.publish(ack, "+ACK".into()).await });
+        }
         let taken = Taken {
             api: bundle.api,
             bundle: bundle.number,
