@@ -1,6 +1,7 @@
 //! A broker, apis, workers and an aggregator, each a process.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -301,7 +302,9 @@ fn write_nats_config(folder: &Path, addr: SocketAddr, monitor: SocketAddr) -> Pa
     let store = folder.join("jetstream");
     let user = |name: &str| {
         let key = nkeys::KeyPair::new_user();
-        std::fs::write(folder.join(format!("{name}.nk")), key.seed().unwrap()).unwrap();
+        let file = folder.join(format!("{name}.nk"));
+        std::fs::write(&file, key.seed().unwrap()).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         key.public_key()
     };
     let accounts = format!(

@@ -26,6 +26,7 @@ use forebay_shared::codec;
 use forebay_shared::ids::{BootId, ModelToken, ProcessName};
 use forebay_shared::job::Held;
 use forebay_shared::metrics::AggregatorMetrics;
+use forebay_shared::planted::Bug;
 use forebay_shared::settings::{BrokerArgs, StoreArgs};
 use forebay_shared::streams::{self, Bucket, Stores};
 use forebay_shared::subjects;
@@ -150,7 +151,7 @@ impl Shell {
                 Some(message) = ears.disconnects.next() => on_disconnect(&mut policy, &message),
                 Some(_) = ears.shutdowns.next() => policy.disturbed(Instant::now()),
                 Some(message) = ears.held.next() => {
-                    on_held(&mut policy, &message);
+                    self.on_held(&mut policy, &message).await;
                     // Nothing is due because somebody lives.
                     continue;
                 }
@@ -163,6 +164,18 @@ impl Shell {
             for action in policy.poll(Instant::now()) {
                 self.act(action, &finder);
             }
+        }
+    }
+
+    async fn on_held(&self, policy: &mut Policy, message: &Message) {
+        match codec::decode::<Held>(&message.payload) {
+            Ok(held) => {
+                if Bug::NakOfLiveJob.is_planted() {
+                    give_back(&self.reaper.account, &self.metrics, held.acks.clone(), Instant::now()).await;
+                }
+                policy.heard(held, Instant::now());
+            }
+            Err(error) => tracing::debug!(%error, "cannot read what a worker holds"),
         }
     }
 
@@ -238,13 +251,6 @@ async fn give_back(account: &Link, metrics: &AggregatorMetrics, acks: Vec<String
         let _lost = account.client.publish(ack, "-NAK".into()).await;
     }
     metrics.recovery_seconds.with(&()).observe(since.elapsed().as_secs_f64());
-}
-
-fn on_held(policy: &mut Policy, message: &Message) {
-    match codec::decode::<Held>(&message.payload) {
-        Ok(held) => policy.heard(held, Instant::now()),
-        Err(error) => tracing::debug!(%error, "cannot read what a worker holds"),
-    }
 }
 
 fn on_connect(policy: &mut Policy, message: &Message) {

@@ -19,15 +19,14 @@ fn ack(seq: u64, delivered: u64) -> String {
 /// A reaper and its clock. Workers are numbers; their messages are numbered as they should be.
 struct Bench {
     policy: Policy,
-    origin: Instant,
     now: Instant,
     numbers: BTreeMap<(u8, u64), u64>,
 }
 
 impl Bench {
     fn new() -> Self {
-        let origin = Instant::now();
-        Self { policy: Policy::new(origin), origin, now: origin, numbers: BTreeMap::new() }
+        let now = Instant::now();
+        Self { policy: Policy::new(now), now, numbers: BTreeMap::new() }
     }
 
     /// `workers` that are connected and hold nothing.
