@@ -222,6 +222,8 @@ impl Policy {
     pub(super) fn disturbed(&mut self, now: Instant) {
         self.quiet_until = Some(now + QUIET);
         self.disturbed = now;
+        // Whoever came back before us did so unheard: what we remember may be the connection before.
+        self.connections.clear();
         self.claiming.clear();
         let suspects: Vec<BootId> =
             self.workers.iter().filter(|(_, worker)| worker.state != State::Alive).map(|(boot, _)| *boot).collect();

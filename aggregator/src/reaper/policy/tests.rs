@@ -237,6 +237,16 @@ fn nobody_is_reaped_while_the_broker_or_our_own_connection_is_disturbed() {
 }
 
 #[test]
+fn after_a_disturbance_the_end_of_a_connection_that_was_made_unheard_counts() {
+    let mut bench = Bench::with(1);
+    bench.policy.disturbed(bench.now);
+    bench.pass(2_100);
+    bench.full(1, 3, &[(10, 1)]);
+    bench.policy.disconnected(boot(1), &connection(77), bench.now);
+    assert_eq!(bench.pass(110), [Action::Claim { boot: boot(1), epoch: 3 }]);
+}
+
+#[test]
 fn a_reaper_that_was_stopped_itself_takes_nobody_for_frozen() {
     let mut bench = Bench::with(2);
     bench.now += Duration::from_secs(10);
