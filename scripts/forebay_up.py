@@ -83,7 +83,8 @@ class ForebayUp:
 
     def __init__(self, model=None, workers=1, env=None, args=(), store=None):
         self.model, self.workers, self.args = str(model or MINILM), workers, list(args)
-        self.env = {**os.environ, **(env or {})}
+        # What is tested and measured is the queue: equal inputs must take it, too. Whoever wants the cache sets this.
+        self.env = {"FOREBAY_CACHE_BYTES": "0", **os.environ, **(env or {})}
         self.home = Path(tempfile.mkdtemp(prefix="forebay-"))
         self.store = Path(store) if store else self.home / "store"
         self.log = self.home / "up.log"

@@ -9,6 +9,7 @@ use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
 use crate::api_key::ApiKeyArgs;
+use crate::dead::DeadArgs;
 use crate::doctor::DoctorArgs;
 use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
@@ -47,6 +48,8 @@ pub enum Command {
     // Its list of targets is of the other processes: where Prometheus finds it is part of Prometheus' own configuration.
     #[command(mut_arg("advertise_addr", |arg| arg.hide(true)))]
     Aggregator(RoleArgs<AggregatorArgs>),
+    /// Look at jobs that ended their workers and were put aside; begin them anew, or erase them.
+    Dead(DeadArgs),
     /// Make API keys: the key itself is shown once, its hash goes into the file of keys.
     ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.

@@ -2,6 +2,7 @@
 
 mod api_key;
 mod cli;
+mod dead;
 mod doctor;
 mod host;
 mod http;
@@ -35,6 +36,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Api(args) => role::run(args, forebay_api::run),
         Command::Worker(args) => role::run(args, forebay_worker::run),
         Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
+        Command::Dead(args) => dead::run(args),
         Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Migrate(args) => migrate::run(args),

@@ -11,7 +11,7 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_shared::ids::{Lane, ModelName, ModelToken};
 use forebay_shared::metrics::{MessageState, StoreKind};
-use forebay_shared::streams::JOBS_PREFIX;
+use forebay_shared::streams::{JOBS_PREFIX, Queue};
 use forebay_shared::subjects;
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
@@ -96,6 +96,13 @@ impl Poller {
         let names: Vec<String> = self.js.stream_names().try_collect().await?;
         self.tokens = names.iter().filter_map(|name| name.strip_prefix(JOBS_PREFIX)).map(ModelToken::from).collect();
         self.ages.retain(|token, _| self.tokens.contains(token));
+        // Where nobody has ever had to put a job aside there may be no such stream.
+        let dead = match self.js.get_stream(Queue::Dead.name()).await {
+            Ok(stream) => stream.cached_info().state.messages,
+            Err(_) if !names.iter().any(|name| name == Queue::Dead.name()) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        self.hub.metrics.dead_letters.with(&()).set(dead as f64);
         let account = self.js.query_account().await?;
         let limit = |limit: Option<i64>| limit.filter(|limit| *limit > 0).map(|limit| limit as f64);
         let store = [

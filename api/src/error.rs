@@ -33,6 +33,12 @@ pub enum Failure {
     /// The connection broke while the body was being sent; nobody reads this.
     #[error("the request body ended early")]
     BodyCutOff,
+    /// Nobody serves anything, and the request names no model that could be named in the error.
+    #[error("no model is served at the moment: no worker is ready")]
+    NothingServed,
+    /// The body is compressed, or of a type that is not read here.
+    #[error("{0}")]
+    UnsupportedMedia(String),
     #[error("no such endpoint: {method} {path}")]
     NoEndpoint { method: String, path: String },
     #[error("{method} is not allowed here, only {allow}")]
@@ -75,7 +81,11 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Job(error) => Outcome::from(error),
-            Self::MalformedJson(_) | Self::NoEndpoint { .. } | Self::MethodNotAllowed { .. } => Outcome::Invalid,
+            Self::UnsupportedMedia(_)
+            | Self::MalformedJson(_)
+            | Self::NoEndpoint { .. }
+            | Self::MethodNotAllowed { .. } => Outcome::Invalid,
+            Self::NothingServed => Outcome::from(&NO_WORKER),
             Self::BodyTimeout => Outcome::DeadlineExceeded,
             Self::BodyCutOff => Outcome::Cancelled,
             Self::Unauthorized(_) | Self::Forbidden(_) => Outcome::Unauthorized,
@@ -246,6 +256,11 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
     let mut code = None;
     let status = match failure {
         Failure::Job(error) => return answer(error, dialect),
+        Failure::NothingServed => {
+            let mut answer = answer(&NO_WORKER, dialect);
+            answer.complaint.message = failure.to_string();
+            return answer;
+        }
         Failure::Unauthorized(_) => {
             code = Some("invalid_api_key");
             StatusCode::UNAUTHORIZED
@@ -280,6 +295,10 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
         }
         Failure::MalformedJson(_) | Failure::BodyCutOff => StatusCode::BAD_REQUEST,
         Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Failure::UnsupportedMedia(_) => {
+            code = Some("unsupported_media_type");
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
         Failure::NoEndpoint { .. } => StatusCode::NOT_FOUND,
         Failure::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
     };
@@ -291,6 +310,9 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
     answer.complaint.code = code;
     answer
 }
+
+/// What having no model at all is like.
+static NO_WORKER: JobError = JobError::NoWorker { model: String::new() };
 
 /// What a client should wait when nothing better is known.
 const SOON: Retry = Retry::After(Duration::from_secs(1));

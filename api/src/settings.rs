@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use forebay_shared::settings::{Secret, SettingsError};
 
+use crate::cache::Scope;
+use crate::http::limits::ConnectionLimits;
 use crate::validate::RequestLimits;
 
 /// Nobody waits longer on an open connection.
@@ -42,10 +44,32 @@ pub struct ApiArgs {
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
+    /// Largest file that may be uploaded, in bytes; a larger one is answered with 413.
+    #[arg(long, env = "FOREBAY_MAX_FILE_BYTES", default_value_t = 200 * 1024 * 1024, value_name = "BYTES")]
+    pub max_file_bytes: usize,
+    /// How long the body of a request may take to arrive; its own timeout bounds it too.
+    #[arg(long, env = "FOREBAY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub body_timeout: Duration,
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
     #[command(flatten)]
     pub jobs: crate::jobs::JobArgs,
     #[command(flatten)]
     pub access: AccessArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}
+
+/// Answers that are kept.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
+    /// Most bytes of answers that this process keeps, so that the same input is not computed again; 0 keeps none.
+    #[arg(long, env = "FOREBAY_CACHE_BYTES", default_value_t = 64 * 1024 * 1024, value_name = "BYTES")]
+    pub cache_bytes: u64,
+    /// Who may be answered with what was computed for whom.
+    #[arg(long, env = "FOREBAY_CACHE_SCOPE", value_enum, default_value_t = Scope::Tenant)]
+    pub cache_scope: Scope,
 }
 
 /// Who may use this api.
@@ -76,8 +100,11 @@ impl ApiArgs {
         at_least_one("--max-body-bytes", self.max_body_bytes)?;
         at_least_one("--max-inputs", self.max_inputs)?;
         at_least_one("--max-in-flight-jobs", self.max_in_flight_jobs)?;
+        at_least_one("--max-file-bytes", self.max_file_bytes)?;
         longer_than_zero("--request-timeout", self.request_timeout)?;
         longer_than_zero("--no-worker-after", self.no_worker_after)?;
+        longer_than_zero("--body-timeout", self.body_timeout)?;
+        self.connections.check()?;
         if self.max_request_timeout < self.request_timeout {
             let problem = format!(
                 "{} is less than --request-timeout, which is {}",
@@ -94,6 +121,7 @@ impl ApiArgs {
             max_inputs: self.max_inputs,
             default_timeout: self.request_timeout,
             max_timeout: self.max_request_timeout,
+            body_timeout: self.body_timeout,
         })
     }
 }

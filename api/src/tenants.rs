@@ -4,23 +4,40 @@
 //! or an allocation. With keys ([`config`], [`source`]) every endpoint that is not declared open asks [`Tenants`] first:
 //! a key is recognised by its hash, and the [`Caller`] that comes of it holds the tenant's rights for the rest of the
 //! request, whatever is reloaded meanwhile.
+//!
+//! Limits are configured for the whole fleet. Rates and seats are divided by the number of live apis ([`share`]), so no
+//! request waits for another process; a day's quota is shared through the broker, and may be overshot a little ([`quota`]).
+//! A request takes a seat and one of its tenant's requests at the door ([`visit`]), and tokens once its inputs are known
+//! ([`Caller::charge`]): first by estimate, corrected when the answer tells.
 
+mod bucket;
 pub mod config;
 pub mod keys;
+mod quota;
+pub mod share;
 pub mod source;
+mod usage;
+pub mod visit;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName};
+use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::{Lane, ModelName, TenantName};
-use forebay_shared::metrics::ApiMetrics;
+use forebay_shared::job::Input;
+use forebay_shared::metrics::{ApiMetrics, Counter, Outcome, TokenKind};
 use parking_lot::RwLock;
 
 use crate::error::Failure;
 use config::{Config, Rights};
 use keys::KeyRing;
+use quota::Day;
+use usage::Usage;
+use visit::{Charge, Visit};
 
 /// Where some clients put their key instead.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -66,21 +83,84 @@ impl Caller {
         Err(Failure::Forbidden(format!("this API key may not use the model '{model}'; it may use: {allowed}")))
     }
 
-    fn models(&self) -> Option<&[ModelName]> {
+    /// # Errors
+    /// [`Failure::Forbidden`], which names the highest lane.
+    pub fn check_lane(&self, lane: Lane) -> Result<(), Failure> {
+        if self.may_use_lane(lane) {
+            return Ok(());
+        }
+        let (asked, highest) = (lane.as_str(), self.highest_lane().as_str());
+        Err(Failure::Forbidden(format!("this API key may not use the lane '{asked}', at most '{highest}'")))
+    }
+
+    /// At the door, once per request; `None` where no keys are configured.
+    ///
+    /// # Errors
+    /// Beside the visit: [`Failure::RateLimited`], and the request goes no further.
+    pub fn visit(&self, now: Instant) -> Option<(Visit, Result<(), Failure>)> {
+        self.account.as_ref().map(|account| Visit::begin(account, now))
+    }
+
+    /// Takes the tokens that these inputs will need, before they are submitted. Whoever answers later and elsewhere keeps
+    /// the estimate, by dropping what this returns.
+    ///
+    /// # Errors
+    /// [`Failure::RateLimited`], [`Failure::QuotaExceeded`]
+    pub fn charge(&self, rows: &[Input]) -> Result<Charge, Failure> {
+        Charge::take(self, rows)
+    }
+
+    /// The models that it may use; `None` = all.
+    pub fn models(&self) -> Option<&[ModelName]> {
         self.account.as_ref().and_then(|account| account.rights.models.as_deref())
     }
 }
 
-/// One tenant: its rights as they were configured last.
-#[derive(Debug)]
+/// One tenant: its rights as they were configured last, and what it uses of them here.
 struct Account {
     rights: Rights,
+    usage: Arc<Usage>,
+    clock: BrokerClock,
+    /// By [`Outcome`].
+    requests: Vec<Counter>,
+    /// By [`TokenKind`].
+    tokens: Vec<Counter>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rights.fmt(f)
+    }
+}
+
+impl Account {
+    fn requests(&self, outcome: Outcome) -> &Counter {
+        &self.requests[outcome as usize]
+    }
+
+    fn tokens(&self, kind: TokenKind) -> &Counter {
+        &self.tokens[kind as usize]
+    }
+
+    fn today(&self) -> (Day, Duration) {
+        today(&self.clock)
+    }
+}
+
+/// The day, and how long it lasts yet.
+fn today(clock: &BrokerClock) -> (Day, Duration) {
+    const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
+    let now = clock.now_us();
+    ((now / DAY_US) as Day, Duration::from_micros(DAY_US - now % DAY_US))
 }
 
 /// All tenants. Only where keys are configured.
 pub struct Tenants {
     metrics: Arc<ApiMetrics>,
+    clock: BrokerClock,
     table: RwLock<Table>,
+    /// How many share the limits.
+    apis: AtomicUsize,
     stale: AtomicBool,
 }
 
@@ -90,17 +170,61 @@ struct Table {
 }
 
 impl Tenants {
-    pub fn new(config: Config, metrics: Arc<ApiMetrics>) -> Self {
+    pub fn new(config: Config, metrics: Arc<ApiMetrics>, clock: BrokerClock) -> Self {
         let table = RwLock::new(Table { ring: KeyRing::default(), accounts: Vec::new() });
-        let this = Self { metrics, table, stale: AtomicBool::new(false) };
+        let this = Self { metrics, clock, table, apis: AtomicUsize::new(1), stale: AtomicBool::new(false) };
         this.replace(config);
         this
     }
 
-    /// Takes over another configuration: requests that have begun keep the rights they began with.
+    /// Takes over another configuration: requests that have begun keep the rights they began with, and what a tenant has
+    /// used of its limits stays used.
     pub fn replace(&self, config: Config) {
-        let accounts = config.tenants.into_iter().map(|rights| Arc::new(Account { rights })).collect();
-        *self.table.write() = Table { ring: config.ring, accounts };
+        let mut table = self.table.write();
+        let accounts = config.tenants.into_iter().map(|rights| Arc::new(self.account(&table, rights))).collect();
+        *table = Table { ring: config.ring, accounts };
+    }
+
+    fn account(&self, table: &Table, rights: Rights) -> Account {
+        let (apis, now, (day, _)) = (self.apis.load(Ordering::Relaxed), Instant::now(), self.today());
+        let usage = match table.accounts.iter().find(|account| account.rights.name == rights.name) {
+            Some(known) => {
+                known.usage.configure(rights.limits, apis, now, day);
+                Arc::clone(&known.usage)
+            }
+            None => Arc::new(Usage::new(rights.limits, apis, now, day)),
+        };
+        self.metrics.register_tenant(&rights.name);
+        let requests = |outcome: &Outcome| self.metrics.tenant_requests_total.with(&(rights.name.clone(), *outcome));
+        let tokens = |kind: &TokenKind| self.metrics.tenant_tokens_total.with(&(rights.name.clone(), *kind));
+        Account {
+            requests: Outcome::ALL.iter().map(requests).collect(),
+            tokens: TokenKind::ALL.iter().map(tokens).collect(),
+            usage,
+            clock: self.clock.clone(),
+            rights,
+        }
+    }
+
+    /// Divides all limits by the number of apis.
+    fn divide(&self, apis: usize) {
+        let table = self.table.write();
+        if self.apis.swap(apis, Ordering::Relaxed) == apis {
+            return;
+        }
+        tracing::debug!(apis, "tenants' limits are divided anew");
+        let (now, (day, _)) = (Instant::now(), self.today());
+        for account in &table.accounts {
+            account.usage.configure(account.rights.limits, apis, now, day);
+        }
+    }
+
+    fn accounts(&self) -> Vec<Arc<Account>> {
+        self.table.read().accounts.clone()
+    }
+
+    fn today(&self) -> (Day, Duration) {
+        today(&self.clock)
     }
 
     /// The configuration cannot be read or used at the moment: what was good last is in force.

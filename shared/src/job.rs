@@ -142,6 +142,18 @@ pub struct AskAnswer {
     pub verdicts: Vec<Verdict>,
 }
 
+/// An api tells the workers of a model that nobody waits for these jobs any more. Best effort: who misses it runs them.
+///
+/// A job is named with the bundle it travels in: what is submitted anew under the same id is not meant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cancel {
+    pub api: BootId,
+    /// Broker time in microseconds since the Unix epoch after which this may be forgotten.
+    pub until_us: u64,
+    /// [`Bundle::number`] and jobs of it.
+    pub bundles: Vec<(u64, Vec<JobId>)>,
+}
+
 /// A worker's announcement, every second and when asked: how apis know who is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Live {

@@ -6,6 +6,7 @@ pub mod async_jobs;
 pub mod broker;
 pub mod clock;
 pub mod codec;
+pub mod dead;
 pub mod error;
 pub mod ids;
 pub mod job;

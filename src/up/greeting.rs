@@ -35,7 +35,7 @@ pub async fn wait_until_ready(api: SocketAddr, models: &[Model]) {
 /// Sends one sentence to `model` and returns what came back.
 ///
 /// # Errors
-/// Any answer but 200; being turned away for lack of capacity counts only when it lasts.
+/// Any answer but 200, or 401 where keys are asked for; being turned away for lack of capacity counts only when it lasts.
 pub async fn first_answer(api: SocketAddr, model: &str) -> anyhow::Result<Value> {
     let body = json!({ "model": model, "input": SENTENCE }).to_string();
     let give_up = tokio::time::Instant::now() + FIRST_ANSWER_LIMIT;
@@ -43,6 +43,8 @@ pub async fn first_answer(api: SocketAddr, model: &str) -> anyhow::Result<Value>
         let answer = http::post_json(host::reachable(api), "/v1/embeddings", &body, FIRST_ANSWER_LIMIT).await;
         let problem = match answer {
             Ok(answer) if answer.status == 200 => return Ok(serde_json::from_slice(&answer.body)?),
+            // Keys are configured, and a supervisor has none: that the door asks for one is its first answer.
+            Ok(answer) if answer.status == 401 => return Ok(json!({ "asks_for": "Authorization: Bearer <API key>" })),
             Ok(answer) if answer.status != 503 => {
                 bail!("the first request was answered with {}: {}", answer.status, answer.text())
             }

@@ -193,7 +193,8 @@ impl Cluster {
         let fixed = [role, addr_flag, &addr.to_string(), "--broker", &self.broker_url(), "--process-name", &name]
             .map(str::to_owned);
         let shared_env = self.options.env.iter().map(|(name, value)| (*name, value.as_str()));
-        let env = shared_env.chain(own_env.iter().copied());
+        // What is tested is the queue: equal inputs must take it, too. A test of the cache says so in `env`.
+        let env = [("FOREBAY_CACHE_BYTES", "0")].into_iter().chain(shared_env).chain(own_env.iter().copied());
         let spec = Spec {
             program: env!("CARGO_BIN_EXE_forebay").into(),
             args: fixed.into_iter().chain(own).collect(),

@@ -14,12 +14,14 @@ use forebay_sched::{Batch, BatchLimits, Batcher, QueuedJob, Rejected};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::Lane;
-use forebay_shared::metrics::{CloseReason, EngineFault};
+use forebay_shared::metrics::{CloseReason, EngineFault, SavedReason};
 
+use crate::cancelled::Cancellations;
 use crate::delivery::Deliveries;
 use crate::gauge::{Pulse, Waiting};
 use crate::models::{Embeddings, Encoder, EngineError, TokenBatch};
 use crate::prepare::{Prepared, Work};
+use crate::quarantine::Ticket;
 use crate::reply::{Computed, Failed, ReplySender};
 use crate::telemetry::ModelCounters;
 
@@ -34,6 +36,7 @@ pub(crate) struct Driver {
     pub(crate) arrivals: Receiver<Prepared>,
     pub(crate) replies: ReplySender,
     pub(crate) deliveries: Arc<Deliveries>,
+    pub(crate) cancellations: Arc<Cancellations>,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) clock: BrokerClock,
@@ -44,12 +47,14 @@ impl Driver {
     /// Runs until every sender of arrivals is gone and what they sent is done.
     pub(crate) fn run(mut self) {
         let mut tokens = TokenBatch::new();
+        let mut heard = 0;
         loop {
             while let Ok(prepared) = self.arrivals.try_recv() {
                 self.accept(prepared);
             }
             let now = Instant::now();
             self.drop_what_is_over(now);
+            self.drop_what_is_cancelled(&mut heard);
             if let Some(batch) = self.batcher.poll(now) {
                 self.run_batch(batch, &mut tokens, now);
                 continue;
@@ -82,7 +87,24 @@ impl Driver {
         let expired = self.batcher.take_expired(now);
         if !expired.is_empty() {
             self.counters.expired.inc_by(expired.len() as u64);
+            self.counters.saved(SavedReason::Expired, expired.iter().map(|job| job.tokens).sum());
             self.give_up(expired, &JobError::DeadlineExceeded);
+        }
+    }
+
+    /// Jobs that nobody waits for any more are answered as such, which frees their message. What arrives later was looked
+    /// at by the tokenisers.
+    fn drop_what_is_cancelled(&mut self, heard: &mut u64) {
+        let newest = self.cancellations.heard();
+        if std::mem::replace(heard, newest) == newest {
+            return;
+        }
+        let cancellations = &self.cancellations;
+        let cancelled = self.batcher.remove_where(|work| cancellations.is_cancelled(&work.delivery, work.id));
+        if !cancelled.is_empty() {
+            self.counters.cancelled.inc_by(cancelled.len() as u64);
+            self.counters.saved(SavedReason::Cancelled, cancelled.iter().map(|job| job.tokens).sum());
+            self.give_up(cancelled, &JobError::Cancelled);
         }
     }
 
@@ -170,6 +192,7 @@ impl Driver {
             }
         }
         let begun = Instant::now();
+        jobs.iter().filter_map(|work| work.ticket.as_ref()).for_each(Ticket::begins);
         self.counters.in_flight.inc();
         self.pulse.step_begins(begun);
         let encoder = &mut self.encoder;
@@ -181,6 +204,7 @@ impl Driver {
             Ok(Ok(embeddings)) => {
                 let took = begun.elapsed();
                 self.counters.inference.observe(took.as_secs_f64());
+                self.counters.computed(tokens.tokens(), took.as_secs_f64());
                 self.counters.rows.inc_by(jobs.len() as u64);
                 Ok((embeddings, took))
             }

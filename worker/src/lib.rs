@@ -9,6 +9,7 @@
 //! stopped for a while from speaking about the past.
 
 mod announce;
+mod cancelled;
 mod delivery;
 pub mod device;
 mod driver;
@@ -23,6 +24,7 @@ pub mod output_check;
 mod pages;
 mod prepare;
 mod progress;
+mod quarantine;
 mod reply;
 mod run;
 pub mod settings;

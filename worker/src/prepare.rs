@@ -14,11 +14,14 @@ use forebay_shared::clock::BrokerClock;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, Lane};
 use forebay_shared::job::{EmbedParams, Input, Job, Task};
+use forebay_shared::metrics::SavedReason;
 use forebay_shared::trace::TraceContext;
 
+use crate::cancelled::Cancellations;
 use crate::delivery::Delivery;
 use crate::gauge::Waiting;
 use crate::intake::estimated_tokens;
+use crate::quarantine::Ticket;
 use crate::reply::{Failed, ReplySender};
 use crate::telemetry::ModelCounters;
 use crate::tokenize::buffers::{TokenBuffer, TokenBuffers};
@@ -34,6 +37,8 @@ pub(crate) struct Work {
     pub(crate) ids: TokenBuffer,
     /// What the intake counted for it, to be taken off the same count.
     pub(crate) estimated_tokens: usize,
+    /// A job in quarantine runs alone, and its end is waited for.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// Ready jobs of one bundle.
@@ -43,7 +48,7 @@ pub(crate) type Prepared = Vec<QueuedJob<Work>>;
 struct Parcel {
     delivery: Arc<Delivery>,
     jobs: Vec<Job>,
-    isolated: bool,
+    ticket: Option<Ticket>,
     taken: Instant,
 }
 
@@ -62,6 +67,7 @@ pub(crate) struct Bench {
     pub(crate) clock: BrokerClock,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) counters: Arc<ModelCounters>,
+    pub(crate) cancellations: Arc<Cancellations>,
     pub(crate) driver: Sender<Prepared>,
     pub(crate) replies: ReplySender,
 }
@@ -88,9 +94,9 @@ impl Preparer {
         Ok(Self { bench, parcels: Some(sender) })
     }
 
-    /// Tokenises the jobs and passes them to the driver.
-    pub(crate) fn prepare(&self, delivery: Arc<Delivery>, jobs: Vec<Job>, isolated: bool) {
-        let parcel = Parcel { delivery, jobs, isolated, taken: Instant::now() };
+    /// Tokenises the jobs and passes them to the driver. With a ticket it is one job, which runs alone.
+    pub(crate) fn prepare(&self, delivery: Arc<Delivery>, jobs: Vec<Job>, ticket: Option<Ticket>) {
+        let parcel = Parcel { delivery, jobs, ticket, taken: Instant::now() };
         match &self.parcels {
             None => self.bench.work(parcel),
             // The threads live as long as a sender does.
@@ -101,7 +107,7 @@ impl Preparer {
 
 impl Bench {
     fn work(&self, parcel: Parcel) {
-        let Parcel { delivery, jobs, isolated, taken } = parcel;
+        let Parcel { delivery, jobs, mut ticket, taken } = parcel;
         let begun = Instant::now();
         let mut prepared = Vec::with_capacity(jobs.len());
         let mut failed = Vec::new();
@@ -110,7 +116,7 @@ impl Bench {
             let estimated = estimated_tokens(job.input.len_bytes());
             let (id, trace, enqueued_us) = (job.id, job.trace, job.enqueued_us);
             // A tokeniser that panics on one text must not take the thread, and with it all that follows.
-            let tokenized = std::panic::catch_unwind(AssertUnwindSafe(|| self.tokenize(&job, deadline)));
+            let tokenized = std::panic::catch_unwind(AssertUnwindSafe(|| self.tokenize(&delivery, &job, deadline)));
             match tokenized.unwrap_or_else(|_| {
                 tracing::error!(job = %id, "the tokenizer panicked");
                 Err(JobError::Internal)
@@ -120,7 +126,7 @@ impl Bench {
                     lane: sched_lane(delivery.lane),
                     queued_at: taken,
                     deadline,
-                    isolated,
+                    isolated: ticket.is_some(),
                     payload: Work {
                         id,
                         delivery: Arc::clone(&delivery),
@@ -129,6 +135,7 @@ impl Bench {
                         enqueued_us,
                         ids,
                         estimated_tokens: estimated,
+                        ticket: ticket.take(),
                     },
                 }),
                 Err(error) => {
@@ -148,10 +155,21 @@ impl Bench {
         }
     }
 
-    fn tokenize(&self, job: &Job, deadline: Instant) -> Result<(TokenBuffer, EmbedParams), JobError> {
+    fn tokenize(
+        &self,
+        delivery: &Delivery,
+        job: &Job,
+        deadline: Instant,
+    ) -> Result<(TokenBuffer, EmbedParams), JobError> {
         if deadline <= Instant::now() {
             self.counters.expired.inc();
+            self.counters.saved(SavedReason::Expired, estimated_tokens(job.input.len_bytes()));
             return Err(JobError::DeadlineExceeded);
+        }
+        if self.cancellations.is_cancelled(delivery, job.id) {
+            self.counters.cancelled.inc();
+            self.counters.saved(SavedReason::Cancelled, estimated_tokens(job.input.len_bytes()));
+            return Err(JobError::Cancelled);
         }
         let Task::Embed(params) = job.task;
         let mut ids = self.buffers.take();

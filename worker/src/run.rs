@@ -8,18 +8,21 @@ use forebay_sched::Batcher;
 use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec;
+use forebay_shared::dead::DeadLetters;
 use forebay_shared::ids::{BootId, ModelName, ProcessName, Role};
 use forebay_shared::job::Live;
 use forebay_shared::metrics::{Fact, HostSampler, WorkerMetrics};
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_shared::shutdown::{self, Shutdown};
 use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
-use forebay_shared::streams::{self, Bucket, Stores};
+use forebay_shared::streams::{self, Bucket, Queue, Stores};
+use forebay_shared::subjects;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::announce::{self, Announcer};
+use crate::cancelled::Cancellations;
 use crate::delivery::Deliveries;
 use crate::device::Device;
 use crate::driver::Driver;
@@ -32,6 +35,7 @@ use crate::output_check::OutputCheck;
 use crate::pages::{self, Health, Phase};
 use crate::prepare::{Bench, Preparer};
 use crate::progress::Progress;
+use crate::quarantine::{Quarantine, Tools};
 use crate::reply::{self, Replier};
 use crate::settings::WorkerArgs;
 use crate::telemetry::ModelCounters;
@@ -39,6 +43,9 @@ use crate::tokenize::buffers::TokenBuffers;
 
 /// How often a draining worker looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// How long the record of the last job in quarantine may take when the worker ends.
+const LAST_RECORD: Duration = Duration::from_secs(1);
 
 /// Runs a worker until `shutdown`, then drains it.
 ///
@@ -77,6 +84,13 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let device = device.kind().to_owned();
     reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device }]);
     stores.jobs(&record.token).await?;
+    // Before the first delivery: what the broker gives up must not pass unseen.
+    stores.queue(Queue::Advisories).await?;
+    let aside = Aside {
+        attempts: stores.bucket(Bucket::Attempts).await?,
+        dead: DeadLetters::open(&stores, control.jetstream()).await?,
+        process: name.clone(),
+    };
     announce::register(&models_table, &record).await?;
 
     let live = Live {
@@ -90,7 +104,8 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     };
     let announcer = Announcer::new(control.client.clone(), live);
     let ack_wait = streams::ack_wait(broker.stores.durability);
-    let engine = Engine::start(&args, boot, name, loaded, pull, replies.clone(), clock, &metrics, ack_wait)?;
+    let engine =
+        Engine::start(&args, boot, name, loaded, pull, replies.clone(), clock, &metrics, ack_wait, aside).await?;
     let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
     health.set(Phase::Ready);
     reporter.set_state(ProcessState::Ready);
@@ -200,10 +215,18 @@ fn describe(info: &ModelInfo, device: &str, metrics: &WorkerMetrics, took: Durat
     }
 }
 
+/// What the quarantine keeps in the broker, and under which name.
+struct Aside {
+    attempts: async_nats::jetstream::kv::Store,
+    dead: DeadLetters,
+    process: ProcessName,
+}
+
 /// Intake, tokenisers, driver and replies of one loaded model, wired up.
 struct Engine {
     intake: Arc<Intake>,
     herald: Arc<Herald>,
+    quarantine: Arc<Quarantine>,
     progress: Progress,
     replies: Link,
     replier: JoinHandle<()>,
@@ -214,7 +237,7 @@ struct Engine {
 
 impl Engine {
     #[expect(clippy::too_many_arguments, reason = "called once, to keep `run` a table of contents")]
-    fn start(
+    async fn start(
         args: &WorkerArgs,
         boot: BootId,
         process: ProcessName,
@@ -224,6 +247,7 @@ impl Engine {
         clock: BrokerClock,
         metrics: &WorkerMetrics,
         ack_wait: Duration,
+        aside: Aside,
     ) -> anyhow::Result<Self> {
         let LoadedModel { info, tokenizer, encoder } = loaded;
         let limits = args.limits(info.max_tokens)?;
@@ -239,6 +263,10 @@ impl Engine {
             fence: Arc::clone(&fence),
             next: tokio::sync::Mutex::new(Some(0)),
         });
+        let cancellations = Arc::new(Cancellations::default());
+        let heard = pull.client.subscribe(subjects::cancel(&info.token)).await?;
+        let (listening, hearing) = (Arc::clone(&cancellations), clock.clone());
+        tokio::spawn(async move { listening.listen(heard, hearing).await });
         let (waiting, pulse) = <(Arc<Waiting>, Arc<Pulse>)>::default();
         let (results, answers) = reply::channel();
         let (arrivals_in, arrivals) = crossbeam_channel::unbounded();
@@ -249,6 +277,7 @@ impl Engine {
             clock: clock.clone(),
             waiting: Arc::clone(&waiting),
             counters: Arc::clone(&counters),
+            cancellations: Arc::clone(&cancellations),
             driver: arrivals_in,
             replies: results.clone(),
         };
@@ -257,8 +286,9 @@ impl Engine {
             batcher: Batcher::new(limits.clone()),
             limits: limits.clone(),
             arrivals,
-            replies: results,
+            replies: results.clone(),
             deliveries: Arc::clone(&deliveries),
+            cancellations: Arc::clone(&cancellations),
             waiting: Arc::clone(&waiting),
             pulse: Arc::clone(&pulse),
             clock: clock.clone(),
@@ -272,6 +302,22 @@ impl Engine {
             check: OutputCheck::new(),
             inputs: TokenBatch::new(),
         };
+        let preparer = Preparer::start(bench, tokenizer_threads)?;
+        let quarantine = Quarantine::new(Tools {
+            boot,
+            process: aside.process,
+            token: info.token.clone(),
+            link: pull.clone(),
+            attempts: aside.attempts,
+            dead: aside.dead,
+            clock: clock.clone(),
+            deliveries: Arc::clone(&deliveries),
+            waiting: Arc::clone(&waiting),
+            cancellations,
+            preparer: preparer.clone(),
+            replies: results,
+            counters: Arc::clone(&counters),
+        });
         let intake = Arc::new(Intake {
             link: pull.clone(),
             replies: replies.clone(),
@@ -281,10 +327,11 @@ impl Engine {
             prefetch: Prefetch { max_rows: limits.max_rows, max_tokens: limits.max_tokens },
             deliveries: Arc::clone(&deliveries),
             waiting,
-            preparer: Preparer::start(bench, tokenizer_threads)?,
+            preparer,
             counters,
             fence,
             herald: Arc::clone(&herald),
+            quarantine: Arc::clone(&quarantine),
         });
         let (alive, driver_gone) = oneshot::channel::<()>();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
@@ -294,6 +341,7 @@ impl Engine {
         Ok(Self {
             intake,
             herald,
+            quarantine,
             progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit, ack_wait },
             replies,
             replier: tokio::spawn(replier.run(answers)),
@@ -309,18 +357,20 @@ impl Engine {
         announcing: &mut JoinHandle<anyhow::Result<()>>,
         draining: impl FnOnce() -> F,
     ) -> anyhow::Result<()> {
-        let Self { intake, herald, progress, replies, mut replier, driver_gone, drain_timeout } = self;
+        let Self { intake, herald, quarantine, progress, replies, mut replier, driver_gone, drain_timeout } = self;
         let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
         let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
         let (stall_limit, ack_wait) = (giving_back.stall_limit, giving_back.ack_wait);
         let watching = Progress { link, deliveries, pulse: Arc::clone(&giving_back.pulse), stall_limit, ack_wait };
         let (stop, stopped) = shutdown::channel();
         tokio::spawn(Arc::clone(&herald).run());
+        let mut suspects = tokio::spawn(Arc::clone(&quarantine).run(stopped.clone()));
         let mut taking = tokio::spawn(intake.run(stopped));
         let mut watching = tokio::spawn(watching.run());
         tokio::select! {
             () = shutdown.fired() => {}
             ended = &mut taking => return ended?.context("the intake ended"),
+            ended = &mut suspects => anyhow::bail!("the quarantine ended: {ended:?}"),
             ended = announcing => return ended?.context("the announcements ended"),
             // Work would be taken and never answered: better to be started again.
             ended = &mut replier => anyhow::bail!("the task that answers ended: {ended:?}"),
@@ -331,6 +381,8 @@ impl Engine {
                 stop.fire();
                 let _ended = tokio::time::timeout(Duration::from_secs(1), &mut taking).await;
                 giving_back.give_back(Instant::now()).await;
+                quarantine.give_up();
+                let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
                 herald.goodbye().await;
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
@@ -346,6 +398,8 @@ impl Engine {
         }
         // 3. The rest is for others.
         giving_back.give_back(Instant::now()).await;
+        quarantine.give_up();
+        let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
         herald.goodbye().await;
         watching.abort();
         replies.flush().await;

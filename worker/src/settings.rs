@@ -8,6 +8,7 @@ use clap::Args;
 use forebay_sched::BatchLimits;
 use forebay_shared::settings::SettingsError;
 
+use crate::models::builtin::word_id;
 use crate::models::{ModelSource, SimulatedConfig};
 
 #[derive(Args, Debug, Clone)]
@@ -53,6 +54,9 @@ pub struct WorkerArgs {
     /// `simulated` model: time per token of a batch.
     #[arg(long, env = "FOREBAY_SIMULATED_PER_TOKEN", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub simulated_per_token: Duration,
+    /// `simulated` model, for tests: a word that ends the process when it is computed.
+    #[arg(long, env = "FOREBAY_SIMULATED_KILL_ON", hide = true, value_name = "WORD")]
+    pub simulated_kill_on: Option<String>,
 }
 
 /// Where to compute.
@@ -84,6 +88,7 @@ impl WorkerArgs {
             ModelSource::Simulated(_) => ModelSource::Simulated(SimulatedConfig {
                 base: self.simulated_base,
                 per_token: self.simulated_per_token,
+                dies_of: self.simulated_kill_on.as_deref().map(word_id),
             }),
             source => source,
         }

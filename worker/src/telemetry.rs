@@ -1,7 +1,13 @@
 //! The handles of this worker's metrics, looked up once: the hot path touches no map.
 
 use forebay_shared::ids::{Lane, ModelName};
-use forebay_shared::metrics::{Anomaly, CloseReason, Counter, EngineFault, Gauge, Histogram, Outcome, WorkerMetrics};
+use forebay_shared::metrics::{
+    Anomaly, CloseReason, Counter, DeadReason, EngineFault, Gauge, Histogram, Outcome, SavedReason, WorkerMetrics,
+};
+use parking_lot::Mutex;
+
+/// Weight of the last batch in the moving average of device seconds per token.
+const LAST_BATCH: f64 = 0.1;
 
 /// Everything that is counted for one model.
 pub(crate) struct ModelCounters {
@@ -21,6 +27,8 @@ pub(crate) struct ModelCounters {
     model: ModelName,
     metrics: WorkerMetrics,
     ok: Counter,
+    /// Device seconds per token over the last batches; `None` before the first.
+    seconds_per_token: Mutex<Option<f64>>,
 }
 
 impl ModelCounters {
@@ -44,6 +52,7 @@ impl ModelCounters {
             ok: metrics.jobs_total.with(&(model.clone(), Outcome::Ok)),
             model: model.clone(),
             metrics: metrics.clone(),
+            seconds_per_token: Mutex::default(),
         }
     }
 
@@ -66,7 +75,43 @@ impl ModelCounters {
         self.metrics.inference_errors_total.with(&(self.model.clone(), fault)).inc();
     }
 
+    /// A batch of `tokens` took `seconds` of the device.
+    pub(crate) fn computed(&self, tokens: usize, seconds: f64) {
+        let last = seconds / tokens.max(1) as f64;
+        let mut average = self.seconds_per_token.lock();
+        *average = Some(average.map_or(last, |before| before + LAST_BATCH * (last - before)));
+    }
+
+    /// Work of `tokens` was not done.
+    pub(crate) fn saved(&self, reason: SavedReason, tokens: usize) {
+        let seconds = self.seconds_per_token.lock().unwrap_or_default() * tokens as f64;
+        self.metrics.work_saved_seconds_total.with(&(reason,)).inc_by(seconds);
+    }
+
+    pub(crate) fn dead_lettered(&self, reason: DeadReason) {
+        self.metrics.dead_lettered_total.with(&(self.model.clone(), reason)).inc();
+    }
+
     pub(crate) fn anomaly(&self, kind: Anomaly, rows: u64) {
         self.metrics.output_anomalies_total.with(&(self.model.clone(), kind)).inc_by(rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_was_spared_is_worth_what_the_last_batches_took() {
+        let metrics = WorkerMetrics::new();
+        let counters = ModelCounters::new(&metrics, &ModelName::from("m"));
+        counters.saved(SavedReason::Cancelled, 10);
+        counters.computed(100, 1.0);
+        counters.saved(SavedReason::Cancelled, 10);
+        counters.computed(100, 2.0);
+        counters.saved(SavedReason::Expired, 100);
+        let saved = |reason| metrics.work_saved_seconds_total.with(&(reason,)).get();
+        assert!((saved(SavedReason::Cancelled) - 0.1).abs() < 1e-9, "nothing is known before the first batch");
+        assert!((saved(SavedReason::Expired) - 1.1).abs() < 1e-9, "a tenth of the way from 1 s to 2 s");
     }
 }

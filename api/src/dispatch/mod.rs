@@ -6,14 +6,16 @@
 //! accepted while the broker is away or no worker is there, and nothing that could not be answered in time. What more wants
 //! to go out than workers can take soon is held back and leaves in a fair order (`fair`).
 //!
-//! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that a
-//! redelivery of their message is answered "done" and not run again.
+//! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that workers
+//! are told (`cancel`) and a redelivery of their message is answered "cancelled" and not run again.
 
 mod admission;
 mod bundler;
+mod cancel;
 mod estimate;
 mod fair;
 mod gather;
+mod meter;
 mod pending;
 mod publisher;
 mod rate;
@@ -40,9 +42,10 @@ use tokio::task::JoinSet;
 use crate::registry::Registry;
 pub use admission::Admission;
 use admission::InFlight;
+use cancel::Canceller;
 use fair::flow::Flow;
 use gather::Gather;
-use pending::Pending;
+use pending::{Pending, Withdrawal};
 use rate::DrainRate;
 use share::Shares;
 
@@ -91,6 +94,7 @@ struct Shared {
     clock: BrokerClock,
     metrics: Arc<ApiMetrics>,
     pending: Mutex<Pending>,
+    canceller: Canceller,
     in_flight: AtomicUsize,
     admission: Admission,
     shares: Mutex<Shares>,
@@ -124,6 +128,7 @@ impl Dispatch {
         registry: Arc<Registry>,
         admission: Admission,
     ) -> Self {
+        let canceller = Canceller::start(boot, replies.clone(), clock.clone());
         let shared = Arc::new(Shared {
             boot,
             publish,
@@ -131,6 +136,7 @@ impl Dispatch {
             clock,
             metrics,
             pending: Mutex::default(),
+            canceller,
             in_flight: AtomicUsize::new(0),
             admission,
             shares: Mutex::default(),
@@ -165,7 +171,8 @@ impl Dispatch {
             .check_deadline(&queue.flow, &tenant, &rows, deadline, now)
             .inspect_err(|_| self.shared.refused(&model.name, Refusal::Deadline))?;
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
-        let mut waiting = Waiting { shared: &self.shared, queue: &queue, ids: Vec::with_capacity(rows.len()) };
+        let ids = Vec::with_capacity(rows.len());
+        let mut waiting = Waiting { shared: &self.shared, queue: &queue, token: &model.token, deadline, ids };
         let (gather, answer) = Gather::new(rows.len());
         let gather = Arc::new(gather);
         for (index, input) in rows.into_iter().enumerate() {
@@ -188,6 +195,9 @@ impl Dispatch {
         if result.is_ok() {
             // Every row was settled: there is nothing left to withdraw.
             waiting.ids.clear();
+        }
+        if let Ok(outputs) = &result {
+            meter::device_time(&self.shared.metrics, &tenant, &model.name, outputs);
         }
         drop(waiting);
         drop(in_flight);
@@ -267,6 +277,8 @@ impl Shared {
 /// Jobs of one request; withdraws those that are still out when the request ends.
 struct Waiting<'a> {
     shared: &'a Arc<Shared>,
+    token: &'a ModelToken,
+    deadline: Instant,
     queue: &'a LaneQueue,
     ids: Vec<JobId>,
 }
@@ -278,7 +290,8 @@ impl Drop for Waiting<'_> {
         }
         let gone = self.queue.flow.withdrawn(self.ids.len());
         self.queue.unpublished.sub(gone as f64);
-        let acks = self.shared.pending.lock().withdraw(&self.ids);
+        let Withdrawal { acks, jobs } = self.shared.pending.lock().withdraw(&self.ids);
+        self.shared.canceller.tell(self.token, self.deadline, jobs);
         if !acks.is_empty() {
             let shared = Arc::clone(self.shared);
             tokio::spawn(async move { shared.acknowledge(acks).await });

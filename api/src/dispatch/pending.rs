@@ -9,16 +9,20 @@
 //! `remaining` is the number of its entries, no job is settled twice, no bundle is released before its last job, and a
 //! lane's [`Flow`] has as many rows out as there are entries of it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use forebay_shared::error::JobError;
 use forebay_shared::ids::JobId;
-use forebay_shared::job::{Output, ReplyGroup, Verdict};
-use rustc_hash::FxHashMap;
+use forebay_shared::job::{Output, Reply, ReplyGroup, Verdict};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::fair::flow::Flow;
 use super::gather::Gather;
+
+/// How many withdrawn jobs are remembered: a worker that asks later is told that they are done, which leads to the same.
+const WITHDRAWN_KEPT: usize = 16_384;
 
 /// Jobs in flight of one api.
 #[derive(Debug, Default)]
@@ -26,6 +30,9 @@ pub(crate) struct Pending {
     jobs: FxHashMap<JobId, Entry>,
     bundles: FxHashMap<u64, OpenBundle>,
     next_bundle: u64,
+    /// The last jobs that were withdrawn, oldest first, and the same by id.
+    withdrawn: VecDeque<JobId>,
+    is_withdrawn: FxHashSet<JobId>,
 }
 
 #[derive(Debug)]
@@ -52,6 +59,17 @@ pub(crate) struct Settled {
     pub ack: Option<String>,
     /// Replies to jobs that nobody waits for: answered before, expired or cancelled.
     pub unknown: u64,
+    /// Those of them that say that a job was not run: no work was done in vain.
+    pub spared: u64,
+}
+
+/// What withdrawing jobs led to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Withdrawal {
+    /// Acknowledge these messages: nobody waits for any of their jobs any more.
+    pub acks: Vec<String>,
+    /// Jobs that are out, each with the number of its bundle: workers should hear that they are not wanted.
+    pub jobs: Vec<(u64, JobId)>,
 }
 
 impl Pending {
@@ -85,16 +103,23 @@ impl Pending {
     /// Hands replies to who waits for them.
     pub(crate) fn settle(&mut self, group: ReplyGroup, now: Instant) -> Settled {
         let mut settled = Settled::default();
-        if let Some(open) = self.bundles.get(&group.bundle) {
+        // What was not run says nothing about how long work takes.
+        let ran = group.replies.iter().any(|reply| !is_not_run(reply));
+        if let Some(open) = self.bundles.get(&group.bundle).filter(|_| ran) {
             open.flow.measured(now.saturating_duration_since(open.opened));
         }
         for reply in group.replies {
-            match self.jobs.remove(&reply.id) {
-                Some(entry) => {
-                    self.leave(entry.bundle, true);
-                    entry.gather.fill(entry.index, reply.outcome);
-                }
-                None => settled.unknown += 1,
+            let not_run = is_not_run(&reply);
+            // What was submitted anew under the same id is not meant by the end of its earlier life.
+            let meant = |entry: &Entry| !not_run || entry.bundle == group.bundle;
+            if self.jobs.get(&reply.id).is_some_and(meant)
+                && let Some(entry) = self.jobs.remove(&reply.id)
+            {
+                self.leave(entry.bundle, !not_run);
+                entry.gather.fill(entry.index, reply.outcome);
+            } else {
+                settled.unknown += 1;
+                settled.spared += u64::from(not_run);
             }
         }
         match self.bundles.get_mut(&group.bundle) {
@@ -107,25 +132,38 @@ impl Pending {
         settled
     }
 
-    /// Takes back jobs whose request ended without their answer. Returns where to acknowledge bundles that are now
-    /// complete, as far as a worker has told.
-    pub(crate) fn withdraw(&mut self, ids: &[JobId]) -> Vec<String> {
-        let mut acks = Vec::new();
+    /// Takes back jobs whose request ended without their answer.
+    pub(crate) fn withdraw(&mut self, ids: &[JobId]) -> Withdrawal {
+        let mut withdrawal = Withdrawal::default();
         for id in ids {
             let Some(entry) = self.jobs.remove(id) else { continue };
+            self.remember(*id);
+            withdrawal.jobs.push((entry.bundle, *id));
             if self.leave(entry.bundle, false)
                 && let Some(ack) = self.bundles.remove(&entry.bundle).and_then(|open| open.ack)
             {
-                acks.push(ack);
+                withdrawal.acks.push(ack);
             }
         }
-        acks
+        withdrawal
+    }
+
+    fn remember(&mut self, id: JobId) {
+        if self.is_withdrawn.insert(id) {
+            self.withdrawn.push_back(id);
+        }
+        if self.withdrawn.len() > WITHDRAWN_KEPT
+            && let Some(oldest) = self.withdrawn.pop_front()
+        {
+            self.is_withdrawn.remove(&oldest);
+        }
     }
 
     /// Fails what is still out of these jobs, because their bundle could not be published.
     pub(crate) fn fail(&mut self, number: u64, ids: &[JobId], error: &JobError) {
         for id in ids {
             if let Some(entry) = self.jobs.remove(id) {
+                self.remember(*id);
                 self.leave(entry.bundle, false);
                 entry.gather.fill(entry.index, Err(error.clone()));
             }
@@ -140,7 +178,13 @@ impl Pending {
 
     /// Answers a worker that was handed a job a second time.
     pub(crate) fn verdict(&self, id: &JobId) -> Verdict {
-        if self.jobs.contains_key(id) { Verdict::Wanted } else { Verdict::Done }
+        if self.jobs.contains_key(id) {
+            Verdict::Wanted
+        } else if self.is_withdrawn.contains(id) {
+            Verdict::Cancelled
+        } else {
+            Verdict::Done
+        }
     }
 
     /// One job of the bundle is gone; true when it was the last.
@@ -166,6 +210,11 @@ impl Pending {
         }
         assert!(counted.is_empty(), "jobs without a bundle: {counted:?}");
     }
+}
+
+/// A worker says that it has not run the job.
+fn is_not_run(reply: &Reply) -> bool {
+    matches!(reply.outcome, Err(JobError::Cancelled | JobError::DeadlineExceeded))
 }
 
 /// A row's answer.

@@ -48,7 +48,7 @@ fn settle(pending: &mut Pending, group: ReplyGroup) -> Settled {
 fn a_bundle_is_acknowledged_with_its_last_job() {
     let mut pending = Pending::default();
     let (bundle, mut answers) = open(&mut pending, &[1, 2]);
-    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled { ack: None, unknown: 0 });
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled::default());
     assert_eq!(settle(&mut pending, group(bundle, vec![ok(2)])).ack.as_deref(), Some("ack-0"));
     assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
 }
@@ -58,7 +58,10 @@ fn an_answer_that_comes_twice_is_counted_and_acknowledged_again() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
     settle(&mut pending, group(bundle, vec![ok(1)]));
-    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1 });
+    assert_eq!(
+        settle(&mut pending, group(bundle, vec![ok(1)])),
+        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
+    );
 }
 
 #[test]
@@ -66,16 +69,20 @@ fn withdrawing_the_last_waiter_releases_a_known_acknowledgement() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1, 2]);
     settle(&mut pending, group(bundle, vec![ok(1)]));
-    assert_eq!(pending.withdraw(&[id(2)]), ["ack-0"]);
-    assert_eq!(pending.verdict(&id(2)), Verdict::Done);
+    assert_eq!(pending.withdraw(&[id(2)]), Withdrawal { acks: vec!["ack-0".into()], jobs: vec![(bundle, id(2))] });
+    assert_eq!(pending.verdict(&id(2)), Verdict::Cancelled);
+    assert_eq!(pending.verdict(&id(1)), Verdict::Done);
 }
 
 #[test]
 fn a_late_answer_to_a_withdrawn_job_acknowledges_its_message() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
-    assert!(pending.withdraw(&[id(1)]).is_empty(), "no worker has said where yet");
-    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1 });
+    assert!(pending.withdraw(&[id(1)]).acks.is_empty(), "no worker has said where yet");
+    assert_eq!(
+        settle(&mut pending, group(bundle, vec![ok(1)])),
+        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
+    );
 }
 
 #[test]
@@ -87,6 +94,53 @@ fn a_bundle_that_cannot_be_published_fails_every_job_of_it() {
         assert_eq!(answer.try_recv().unwrap(), Err(JobError::BrokerUnavailable));
     }
     pending.check();
+}
+
+#[test]
+fn a_worker_that_spared_a_withdrawn_job_frees_its_message_and_is_not_counted_as_work_in_vain() {
+    let mut pending = Pending::default();
+    let (bundle, _answers) = open(&mut pending, &[1]);
+    assert_eq!(pending.withdraw(&[id(1)]).jobs, [(bundle, id(1))]);
+    let reply = Reply { id: id(1), outcome: Err(JobError::Cancelled) };
+    assert_eq!(
+        settle(&mut pending, group(bundle, vec![reply])),
+        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 1 }
+    );
+}
+
+#[test]
+fn the_cancelled_life_of_a_job_does_not_end_the_one_that_was_submitted_anew() {
+    let mut pending = Pending::default();
+    let (first, _answers) = open(&mut pending, &[1]);
+    pending.withdraw(&[id(1)]);
+    let (second, mut answers) = open(&mut pending, &[1]);
+    let cancelled = Reply { id: id(1), outcome: Err(JobError::Cancelled) };
+    assert_eq!(settle(&mut pending, group(first, vec![cancelled])).spared, 1);
+    assert_eq!(pending.verdict(&id(1)), Verdict::Wanted);
+    settle(&mut pending, group(second, vec![ok(1)]));
+    assert!(answers[0].try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn a_job_that_was_never_published_needs_no_cancellation() {
+    let mut pending = Pending::default();
+    assert_eq!(pending.withdraw(&[id(9)]), Withdrawal::default());
+}
+
+#[test]
+fn the_memory_of_withdrawn_jobs_is_bounded() {
+    let mut pending = Pending::default();
+    let nth = |n: usize| {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&(n as u64).to_le_bytes());
+        JobId::from_bytes(bytes)
+    };
+    for n in 0..WITHDRAWN_KEPT + 10 {
+        pending.remember(nth(n));
+    }
+    assert_eq!((pending.withdrawn.len(), pending.is_withdrawn.len()), (WITHDRAWN_KEPT, WITHDRAWN_KEPT));
+    assert_eq!(pending.verdict(&nth(0)), Verdict::Done);
+    assert_eq!(pending.verdict(&nth(WITHDRAWN_KEPT)), Verdict::Cancelled);
 }
 
 #[derive(Debug, Clone)]

@@ -45,7 +45,7 @@ impl Shared {
             Err(error) => return tracing::error!(%error, "an answer cannot be read; its jobs will be delivered again"),
         };
         let mut acks = Vec::with_capacity(batch.groups.len());
-        let (mut answered, mut unknown) = (0, 0);
+        let (mut answered, mut unknown, mut spared) = (0, 0, 0);
         let now = Instant::now();
         {
             let mut pending = self.pending.lock();
@@ -53,12 +53,13 @@ impl Shared {
                 answered += group.replies.len() as u64;
                 let settled = pending.settle(group, now);
                 unknown += settled.unknown;
+                spared += settled.spared;
                 acks.extend(settled.ack);
             }
         }
         self.drained.lock().answered(answered - unknown, now);
-        if unknown > 0 {
-            self.metrics.replies_duplicate_total.with(&()).inc_by(unknown);
+        if unknown > spared {
+            self.metrics.replies_duplicate_total.with(&()).inc_by(unknown - spared);
         }
         self.acknowledge(acks).await;
     }

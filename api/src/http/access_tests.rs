@@ -2,7 +2,11 @@
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::error::JobError;
 use forebay_shared::ids::Lane;
+use forebay_shared::metrics::{Outcome, Task, TokenKind};
+use futures::FutureExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -18,9 +22,12 @@ struct Answered {
 }
 
 fn api(tenants: Value) -> Arc<AppState<FakeFleet>> {
-    let fleet = FakeFleet { models: vec![model("org/m"), model("other")], ..FakeFleet::default() };
+    with(FakeFleet { models: vec![model("org/m"), model("other")], ..FakeFleet::default() }, tenants)
+}
+
+fn with(fleet: FakeFleet, tenants: Value) -> Arc<AppState<FakeFleet>> {
     let state = fleet.state();
-    let tenants = Tenants::new(config(tenants), Arc::clone(&state.metrics));
+    let tenants = Tenants::new(config(tenants), Arc::clone(&state.metrics), BrokerClock::from_wall_clock());
     Arc::new(state.with_tenants(Some(Arc::new(tenants))))
 }
 
@@ -105,4 +112,76 @@ async fn a_file_that_cannot_be_used_shows_in_the_health_page() {
     let answered = ask(&state, "GET", "/health/ready", &[]).await;
     assert!(answered.body["warning"].as_str().unwrap().contains("API keys"));
     assert_eq!(ask(&state, "POST", "/v1/embeddings", &[KEY]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_limited_tenant_is_told_where_it_stands_and_refused_beyond() {
+    let state = api(json!([{"name": "a", "keys": key("one"), "requests_per_second": 2, "tokens_per_minute": 60}]));
+    let answered = ask(&state, "POST", "/v1/embeddings", &[KEY]).await;
+    assert_eq!(answered.status, 200);
+    let header = |answered: &Answered, name: &str| answered.headers[name].to_str().unwrap().to_owned();
+    assert_eq!(header(&answered, "x-ratelimit-limit-requests"), "2");
+    assert_eq!(header(&answered, "x-ratelimit-remaining-requests"), "1");
+    assert!(header(&answered, "x-ratelimit-reset-requests").ends_with("ms"));
+    assert_eq!(header(&answered, "x-ratelimit-limit-tokens"), "60");
+    // Estimated at 2, used 3.
+    assert_eq!(header(&answered, "x-ratelimit-remaining-tokens"), "57");
+    assert_eq!(header(&answered, "x-ratelimit-reset-tokens"), "3s");
+    assert_eq!(ask(&state, "POST", "/v1/embeddings", &[KEY]).await.status, 200);
+    let refused = ask(&state, "POST", "/v1/embeddings", &[KEY]).await;
+    assert_eq!(
+        (refused.status, &refused.body["error"]["code"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("rate_limit_exceeded"))
+    );
+    assert_eq!(header(&refused, "retry-after"), "1");
+    assert!(header(&refused, "retry-after-ms").parse::<u32>().unwrap() <= 500);
+    assert_eq!(header(&refused, "x-ratelimit-remaining-requests"), "0");
+    let count = |outcome| state.metrics.tenant_requests_total.with(&("a".into(), outcome)).get();
+    assert_eq!((count(Outcome::Ok), count(Outcome::RateLimited)), (2, 1));
+    let requests = ("unknown".into(), Task::Embed, Outcome::RateLimited);
+    assert_eq!(state.metrics.requests_total.with(&requests).get(), 1, "what is refused at the door is a request too");
+    let tokens = ("a".into(), TokenKind::Prompt);
+    assert_eq!(state.metrics.tenant_tokens_total.with(&tokens).get(), 6);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_429_until_tomorrow() {
+    let state = api(json!([{"name": "a", "keys": key("one"), "tokens_per_day": 5}]));
+    assert_eq!(ask(&state, "POST", "/v1/embeddings", &[KEY]).await.status, 200);
+    assert_eq!(ask(&state, "POST", "/v1/embeddings", &[KEY]).await.status, 200);
+    let refused = ask(&state, "POST", "/v1/embeddings", &[KEY]).await;
+    assert_eq!(
+        (refused.status, &refused.body["error"]["code"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("insufficient_quota"))
+    );
+    assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u32>().unwrap() <= 24 * 60 * 60);
+    assert!(refused.body["error"]["message"].as_str().unwrap().contains("5 tokens per day"));
+    assert_eq!(ask(&state, "GET", "/v1/models", &[KEY]).await.status, 200, "what takes no tokens goes on");
+    let page = ask(&state, "GET", "/metrics", &[]).await;
+    assert_eq!(page.status, 200);
+    let embed = Task::Embed;
+    let requests = ("org/m".into(), embed, Outcome::QuotaExceeded);
+    assert_eq!(state.metrics.requests_total.with(&requests).get(), 1);
+}
+
+#[tokio::test]
+async fn what_fails_is_not_charged() {
+    let fleet = FakeFleet::failing(JobError::Overloaded { retry_after_ms: 1 });
+    let state = with(fleet, json!([{"name": "a", "keys": key("one"), "tokens_per_day": 5}]));
+    for _ in 0..5 {
+        assert_eq!(ask(&state, "POST", "/v1/embeddings", &[KEY]).await.status, 503);
+    }
+}
+
+#[tokio::test]
+async fn a_seat_is_given_back_when_the_client_goes_away() {
+    let fleet = FakeFleet { respond: Box::new(|_| Box::pin(std::future::pending())), ..FakeFleet::default() };
+    let state = with(fleet, json!([{"name": "a", "keys": key("one"), "concurrency": 1}]));
+    let mut waiting = Box::pin(ask(&state, "POST", "/v1/embeddings", &[KEY]));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(ask(&state, "GET", "/v1/models", &[KEY]).await.status, 429);
+    drop(waiting);
+    assert_eq!(ask(&state, "GET", "/v1/models", &[KEY]).await.status, 200);
+    let cancelled = ("a".into(), Outcome::Cancelled);
+    assert_eq!(state.metrics.tenant_requests_total.with(&cancelled).get(), 1);
 }

@@ -1,8 +1,8 @@
 //! What is the same for every request, around the handler that is not.
 //!
 //! An endpoint is a path with its dialect. Around each of its handlers stand: the request id and the trace (taken over
-//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a [`Failure`], and the net under a
-//! panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
+//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a
+//! [`Failure`], and the net under a panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
 //! the guard that counts the request as 499.
 
 use std::any::Any;
@@ -18,10 +18,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use forebay_shared::error::JobError;
+use forebay_shared::metrics::Outcome;
 use futures::FutureExt;
 use tracing::Instrument;
 
 use super::context::{Context, TRACE_PARENT, X_REQUEST_ID};
+use super::door::{Access, Door};
 use super::instruments::{HttpTally, RouteInstruments};
 use super::{AppState, Backend};
 use crate::dialect::Dialect;
@@ -40,21 +42,13 @@ pub struct Call<B: Backend> {
 /// What a handler makes of a [`Call`].
 pub type Answer = Result<Response<Body>, Failure>;
 
-/// Who may call an endpoint, where keys are configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
-    /// Whoever has a key. Counts against the tenant's requests.
-    Key,
-    /// Everybody.
-    Open,
-}
-
 /// One path, while its methods are being listed. Needs a key, where keys are configured, unless it is [`Self::open`].
 pub struct Endpoint<B: Backend> {
     state: Arc<AppState<B>>,
     template: &'static str,
     dialect: Option<Dialect>,
     access: Access,
+    inference: bool,
     methods: MethodRouter,
     allow: Vec<&'static str>,
 }
@@ -63,18 +57,40 @@ impl<B: Backend> Endpoint<B> {
     /// The path written as `template` in metrics.
     pub fn at(state: &Arc<AppState<B>>, template: &'static str, dialect: Dialect) -> Self {
         let (state, methods) = (Arc::clone(state), MethodRouter::new());
-        Self { state, template, dialect: Some(dialect), access: Access::Key, methods, allow: Vec::new() }
+        Self {
+            state,
+            template,
+            dialect: Some(dialect),
+            access: Access::Key,
+            inference: false,
+            methods,
+            allow: Vec::new(),
+        }
     }
 
     /// Every path that is none of ours.
     pub fn elsewhere(state: &Arc<AppState<B>>) -> Self {
         let (state, methods) = (Arc::clone(state), MethodRouter::new());
-        Self { state, template: "other", dialect: None, access: Access::Open, methods, allow: Vec::new() }
+        Self {
+            state,
+            template: "other",
+            dialect: None,
+            access: Access::Open,
+            inference: false,
+            methods,
+            allow: Vec::new(),
+        }
     }
 
     /// The handlers listed from here on are for everybody: probes and pages that tell nothing about clients.
     pub fn open(mut self) -> Self {
         self.access = Access::Open;
+        self
+    }
+
+    /// The handlers listed from here on answer inference requests: those that are refused at the door count as such too.
+    pub fn inference(mut self) -> Self {
+        self.inference = true;
         self
     }
 
@@ -102,6 +118,10 @@ impl<B: Backend> Endpoint<B> {
 
     /// The methods listed; all others are answered with 405.
     pub fn done(self) -> MethodRouter {
+        #[cfg(test)]
+        LISTED.with_borrow_mut(|listed| {
+            listed.extend(self.allow.iter().map(|method| format!("{method} {}", self.template)))
+        });
         let allow: Arc<str> = self.allow.join(", ").into();
         let refuse = self.wrap(None, move |call: Call<B>| {
             let method = call.parts.method.to_string();
@@ -122,14 +142,9 @@ impl<B: Backend> Endpoint<B> {
     }
 
     fn wrap<H>(&self, usual: Option<Method>, handler: H) -> Wrapped<B, H> {
+        let door = Door { access: self.access, inference: self.inference && usual.is_some() };
         let route = RouteInstruments::new(&self.state.metrics, usual, self.template);
-        Wrapped {
-            state: Arc::clone(&self.state),
-            route: Arc::new(route),
-            dialect: self.dialect,
-            access: self.access,
-            handler,
-        }
+        Wrapped { state: Arc::clone(&self.state), route: Arc::new(route), dialect: self.dialect, door, handler }
     }
 }
 
@@ -138,14 +153,14 @@ struct Wrapped<B: Backend, H> {
     state: Arc<AppState<B>>,
     route: Arc<RouteInstruments>,
     dialect: Option<Dialect>,
-    access: Access,
+    door: Door,
     handler: H,
 }
 
 impl<B: Backend, H: Clone> Clone for Wrapped<B, H> {
     fn clone(&self) -> Self {
         let (state, route) = (Arc::clone(&self.state), Arc::clone(&self.route));
-        Self { state, route, dialect: self.dialect, access: self.access, handler: self.handler.clone() }
+        Self { state, route, dialect: self.dialect, door: self.door, handler: self.handler.clone() }
     }
 }
 
@@ -158,8 +173,8 @@ where
     type Future = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
     fn call(self, request: Request, (): ()) -> Self::Future {
-        let Self { state, route, dialect, access, handler } = self;
-        Box::pin(async move { around(&state, &route, dialect, access, request, handler).await })
+        let Self { state, route, dialect, door, handler } = self;
+        Box::pin(async move { around(&state, &route, dialect, door, request, handler).await })
     }
 }
 
@@ -167,7 +182,7 @@ async fn around<B, H, F>(
     state: &Arc<AppState<B>>,
     route: &RouteInstruments,
     dialect: Option<Dialect>,
-    access: Access,
+    door: Door,
     request: Request,
     handler: H,
 ) -> Response<Body>
@@ -183,12 +198,9 @@ where
     let tally = HttpTally::begin(&state.metrics, route, &parts.method, context.started);
     let span =
         tracing::debug_span!("request", id = context.request_id(), trace = %trace.trace_id(), route = route.template);
-    let caller = match &state.tenants {
-        Some(tenants) if access == Access::Key => tenants.identify(&parts.headers),
-        _ => Ok(Caller::default()),
-    };
+    let (admitted, visit) = door.admit(state, &parts.headers, context.started);
     let handled = async {
-        let caller = caller?;
+        let caller = admitted?;
         context.highest_lane = caller.highest_lane();
         handler(Call { state: Arc::clone(state), context, caller, parts, body }).await
     };
@@ -197,12 +209,16 @@ where
         tracing::error!(request = ?request_id, route = route.template, panic = text_of(&*panic), "a handler panicked");
         Err(JobError::Internal.into())
     });
+    let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
     let mut response = answer.unwrap_or_else(|failure| {
         report(&failure, &request_id, route.template);
         failure.into_response(dialect)
     });
     tally.finish(response.status());
     let headers = response.headers_mut();
+    if let Some(visit) = visit {
+        visit.finish(outcome, headers);
+    }
     headers.insert(X_REQUEST_ID, request_id);
     if let Ok(trace) = HeaderValue::try_from(trace.to_string()) {
         headers.insert(TRACE_PARENT, trace);
@@ -223,4 +239,15 @@ fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+thread_local! {
+    static LISTED: std::cell::RefCell<std::collections::BTreeSet<String>> = std::cell::RefCell::default();
+}
+
+/// `METHOD template` of every endpoint that this thread has put into a router: what the API's description is held against.
+#[cfg(test)]
+pub fn listed() -> std::collections::BTreeSet<String> {
+    LISTED.with_borrow(Clone::clone)
 }

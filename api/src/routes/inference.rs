@@ -6,29 +6,33 @@ use std::time::Instant;
 
 use axum::extract::Query;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
 use forebay_shared::async_jobs::AnswerForm;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::TenantName;
-use forebay_shared::job::{Input, Output, Task};
+use forebay_shared::job::{Input, Task};
 use forebay_shared::metrics::Check;
 use forebay_shared::model::ModelRecord;
 use forebay_shared::trace::TraceContext;
 use serde::Deserialize;
 
 use super::{json_bytes, keyed, vectors};
+use crate::cache;
+use crate::cache::answer::Answered;
 use crate::dialect::Dialect;
 use crate::dispatch::Submission;
 use crate::error::Failure;
 use crate::http::context::Urgency;
 use crate::http::endpoint::{Answer, Call};
 use crate::http::instruments::InferenceTally;
-use crate::http::{AppState, Backend, body};
+use crate::http::{AppState, Backend, body, media};
 use crate::jobs::{Draft, Key};
 use crate::validate::body::{Fields, parse};
 use crate::validate::embed::{EmbedOptions, Encoding, options};
 use crate::validate::rows::RowFault;
 
+/// Whether anything had to be computed for the answer.
+pub const X_FOREBAY_CACHE: HeaderName = HeaderName::from_static("x-forebay-cache");
 /// Longest part of a name that is repeated in an error.
 const MAX_NAME_CHARS: usize = 200;
 
@@ -38,18 +42,28 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
     let mut tally = state.instruments.inference(context.started);
     let answer = async {
         let urgency = context.urgency(&state.limits)?;
-        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+        media::json(&parts.headers)?;
+        let by = urgency.deadline.min(context.started + state.limits.body_timeout);
+        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
         let bytes = state.instruments.checked(Check::BodySize, read)?;
         let work = validate(&state, dialect, &parts, &bytes, Some(&mut tally))?;
-        if let Some(jobs) = &state.jobs
-            && let Some(key) = Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
-        {
+        caller.check_model(&work.model.name)?;
+        let key = match &state.jobs {
+            Some(jobs) => Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
+                .map(|key| (jobs, key)),
+            None => None,
+        };
+        let charge = caller.charge(&work.rows)?;
+        if let Some((jobs, key)) = key {
             let draft = draft(caller.tenant, work, dialect, urgency, context.trace);
-            return keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
+            let answer = keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
+            if answer.is_err() {
+                charge.refund();
+            }
+            return answer;
         }
         drop(bytes);
-        caller.check_model(&work.model.name)?;
-        let outputs = state.backend.submit(Submission {
+        let submission = Submission {
             model: Arc::clone(&work.model),
             tenant: caller.tenant,
             lane: urgency.lane,
@@ -58,11 +72,25 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
             fixed: None,
             deadline: urgency.deadline,
             trace: context.trace,
-        });
-        let outputs = checked_length(&state, outputs.await)?;
+        };
+        let answered = cache::answer::answer(&state, submission, cache::Policy::of(&parts.headers)).await;
+        let answered = match checked_length(&state, answered) {
+            Ok(answered) => answered,
+            Err(failure) => {
+                charge.refund();
+                return Err(failure);
+            }
+        };
+        let Answered { outputs, hit } = answered;
+        charge.settle(&outputs);
         let text = vectors::body(&outputs, work.model.name.as_str(), dialect, work.options.encoding).await?;
         tally.succeed(outputs.len(), vectors::tokens(&outputs));
-        Ok(json_bytes(StatusCode::OK, text))
+        let mut response = json_bytes(StatusCode::OK, text);
+        if let Some(hit) = hit {
+            let told = HeaderValue::from_static(if hit { "hit" } else { "miss" });
+            response.headers_mut().insert(X_FOREBAY_CACHE, told);
+        }
+        Ok(response)
     }
     .await;
     if let Err(failure) = &answer {
@@ -165,21 +193,18 @@ pub fn unknown_model(backend: &impl Backend, name: &str) -> JobError {
 fn not_one_model(backend: &impl Backend) -> Failure {
     let models = backend.list();
     if models.is_empty() {
-        return JobError::NoWorker { model: "*".to_owned() }.into();
+        return Failure::NothingServed;
     }
     let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
     Failure::invalid("model", format!("several models are served here; name one in `model`: {}", names.join(", ")))
 }
 
 /// Whether an input was too long is known once the model has read it.
-fn checked_length<B: Backend>(
-    state: &AppState<B>,
-    outputs: Result<Vec<Output>, JobError>,
-) -> Result<Vec<Output>, Failure> {
-    match &outputs {
+fn checked_length<B: Backend>(state: &AppState<B>, answered: Result<Answered, JobError>) -> Result<Answered, Failure> {
+    match &answered {
         Ok(_) => state.instruments.check(Check::InputLength, true),
         Err(JobError::InputTooLong { .. }) => state.instruments.check(Check::InputLength, false),
         Err(_) => {}
     }
-    Ok(outputs?)
+    Ok(answered?)
 }

@@ -33,7 +33,7 @@ use crate::dialect::Dialect;
 use crate::error::Failure;
 use crate::http::context::parse_timeout;
 use crate::http::endpoint::{Answer, Call};
-use crate::http::{AppState, Backend, body as http_body};
+use crate::http::{AppState, Backend, body as http_body, media};
 use crate::jobs::view::View;
 use crate::jobs::{Draft, Jobs, Key};
 
@@ -51,6 +51,7 @@ const READ_AHEAD: usize = 16;
 pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let Call { state, context, caller, parts, body } = call;
     let jobs = layer(&state)?;
+    media::json(&parts.headers)?;
     let urgency = context.urgency(&state.limits)?;
     let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
     let bytes = state.instruments.checked(Check::BodySize, read)?;
@@ -59,6 +60,9 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
     };
     let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
+    caller.check_lane(order.lane)?;
+    caller.check_model(&work.model.name)?;
+    let charge = caller.charge(&work.rows)?;
     let inference::Work { model, options, rows } = work;
     let draft = Draft {
         tenant: caller.tenant,
@@ -73,18 +77,26 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         metadata: order.metadata,
         express: false,
     };
-    let (record, replayed) = match key {
-        None => {
-            let prepared = jobs.prepare(draft)?;
-            jobs.accept(&prepared).await?;
-            (prepared.record, false)
+    let accepted: Result<_, Failure> = async {
+        match key {
+            None => {
+                let prepared = jobs.prepare(draft)?;
+                jobs.accept(&prepared).await?;
+                Ok((prepared.record, false))
+            }
+            Some(key) => {
+                let deadline = Instant::now() + RESERVATION_LIMIT;
+                let claimed = jobs.once(&key, deadline, |_| false, || jobs.prepare(draft)).await?;
+                Ok((jobs.record(&claimed.job).await?, claimed.replayed))
+            }
         }
-        Some(key) => {
-            let deadline = Instant::now() + RESERVATION_LIMIT;
-            let claimed = jobs.once(&key, deadline, |_| false, || jobs.prepare(draft)).await?;
-            (jobs.record(&claimed.job).await?, claimed.replayed)
-        }
-    };
+    }
+    .await;
+    // What is accepted stays charged by its estimate: it is answered later, perhaps by another api.
+    if accepted.as_ref().map_or(true, |(_, replayed)| *replayed) {
+        charge.refund();
+    }
+    let (record, replayed) = accepted?;
     let mut response = json(StatusCode::ACCEPTED, &View::new(&record))?;
     if let Ok(location) = HeaderValue::try_from(format!("/v1/jobs/{}", record.id)) {
         response.headers_mut().insert(header::LOCATION, location);

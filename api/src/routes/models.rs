@@ -9,20 +9,22 @@ use axum::http::StatusCode;
 use forebay_shared::error::JobError;
 use forebay_shared::model::ModelRecord;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::inference::unknown_model;
 use super::json;
 use crate::http::Backend;
 use crate::http::endpoint::{Answer, Call};
 
-#[derive(Serialize)]
-struct List<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelList)]
+pub struct List<'a> {
     object: &'static str,
     data: Vec<Model<'a>>,
 }
 
-#[derive(Serialize)]
-struct Model<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,

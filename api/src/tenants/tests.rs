@@ -21,7 +21,7 @@ fn tenants() -> Tenants {
         {"name": "a", "keys": key("one"), "models": ["m"], "highest_lane": "normal"},
         {"name": "b", "keys": key("two")},
     ]);
-    Tenants::new(config(entries), Arc::new(ApiMetrics::new()))
+    Tenants::new(config(entries), Arc::new(ApiMetrics::new()), BrokerClock::from_wall_clock())
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::error::JobError;
 use crate::ids::{BootId, JobId, TenantName, hex};
-use crate::job::{Bundle, EmbedParams, Held, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task};
+use crate::job::{Bundle, Cancel, EmbedParams, Held, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task};
 use crate::trace::TraceContext;
 
 fn bundle() -> Bundle {
@@ -89,6 +89,18 @@ fn a_kind_that_has_not_changed_is_written_as_ever() {
     assert_eq!(encode(&Ask { jobs: Vec::new() }).unwrap()[0], 1);
 }
 
+#[test]
+fn the_bytes_of_a_cancel_are_frozen() {
+    let jobs = vec![JobId::from_bytes([2; 16])];
+    let cancel = Cancel { api: BootId::from_bytes([1; 16]), until_us: 1_800_000_030_000_000, bundles: vec![(7, jobs)] };
+    let bytes = encode(&cancel).unwrap();
+    assert_eq!(hex(&bytes), CANCEL_V1);
+    assert_eq!(decode::<Cancel>(&bytes).unwrap(), cancel);
+}
+
+const CANCEL_V1: &str = "\
+    0193c41001010101010101010101010101010101cf000665172a62438091920791c41002020202020202020202020202\
+    020202";
 const BUNDLE_V1: &str = "\
     0193c41001010101010101010101010101010101079196c41002020202020202020202020202020202cf000665172898\
     8000cf000665172a62438093c4104bf92f3577b34da6a3ce929d0e0e4736c40800f067aa0ba902b70181a5456d626564\

@@ -2,26 +2,47 @@
 
 use std::borrow::Cow;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use rustc_hash::FxHashSet;
 
-use crate::ids::{Lane, ModelName, ProcessName};
+use crate::ids::{Lane, ModelName, ProcessName, TenantName};
 
 /// The label value of every model that nobody registered.
 pub const UNKNOWN_MODEL: &str = "unknown";
 
-/// The models that may appear in a label.
+/// The label value of every tenant that is not configured.
+const UNKNOWN_TENANT: &str = "unknown";
+
+/// The models and tenants that may appear in a label.
 #[derive(Debug, Default)]
-pub struct Models(RwLock<FxHashSet<ModelName>>);
+pub struct Models {
+    models: RwLock<FxHashSet<ModelName>>,
+    tenants: RwLock<FxHashSet<TenantName>>,
+    any_tenant: AtomicBool,
+}
 
 impl Models {
     pub(super) fn insert(&self, model: &ModelName) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(model.clone());
+        self.models.write().unwrap_or_else(PoisonError::into_inner).insert(model.clone());
     }
 
     pub fn contains(&self, model: &ModelName) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(model)
+        self.models.read().unwrap_or_else(PoisonError::into_inner).contains(model)
+    }
+
+    pub(super) fn insert_tenant(&self, tenant: &TenantName) {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+        self.any_tenant.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn any_tenant(&self) -> bool {
+        self.any_tenant.load(Ordering::Relaxed)
+    }
+
+    fn contains_tenant(&self, tenant: &TenantName) -> bool {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).contains(tenant)
     }
 }
 
@@ -85,6 +106,24 @@ impl Label for ProcessName {
 
     fn domain() -> String {
         "a process name, capped".into()
+    }
+}
+
+impl Label for TenantName {
+    fn text(&self) -> Cow<'_, str> {
+        self.as_str().into()
+    }
+
+    fn all(_: Option<&ModelName>) -> Option<Vec<Self>> {
+        None
+    }
+
+    fn domain() -> String {
+        "a configured tenant, else `unknown`".into()
+    }
+
+    fn bounded(&self, models: &Models) -> Self {
+        if models.contains_tenant(self) { self.clone() } else { UNKNOWN_TENANT.into() }
     }
 }
 

@@ -144,6 +144,19 @@ labels! {
         OutOfMemory = "out_of_memory", Device = "device", Tokenizer = "tokenizer", Panic = "panic", Internal = "internal",
     }
 
+    /// Why a job was put aside; see [`crate::dead::DeadReason`].
+    pub enum DeadReason { RepeatedStarts = "repeated_starts", Other = "other" }
+
+    /// Why a job did not have to run.
+    pub enum SavedReason {
+        /// Nobody waits for it any more.
+        Cancelled = "cancelled",
+        /// Its deadline passed before it ran.
+        Expired = "expired",
+        /// Delivered again although it was answered.
+        Duplicate = "duplicate",
+    }
+
     /// A model that answers without an error and says nothing.
     pub enum Anomaly { Nan = "nan", AllZero = "all_zero", Constant = "constant", Repeated = "repeated" }
 
@@ -175,6 +188,17 @@ labels! {
         Conflict = "conflict",
     }
 
+    /// What became of a line of a batch.
+    pub enum LineEnd {
+        Completed = "completed",
+        Failed = "failed",
+        /// Not run: its batch was cancelled or out of time.
+        Skipped = "skipped",
+    }
+
+    /// How a batch ended.
+    pub enum BatchEnd { Completed = "completed", Failed = "failed", Expired = "expired", Cancelled = "cancelled" }
+
     /// What the broker stores where.
     pub enum StoreKind {
         FileUsed = "file_used", FileLimit = "file_limit", MemoryUsed = "memory_used", MemoryLimit = "memory_limit",
@@ -198,6 +222,15 @@ impl From<&JobError> for Outcome {
             | JobError::BadOutput { .. }
             | JobError::DeadLettered { .. }
             | JobError::Internal => Self::Failed,
+        }
+    }
+}
+
+impl From<crate::dead::DeadReason> for DeadReason {
+    fn from(reason: crate::dead::DeadReason) -> Self {
+        match reason {
+            crate::dead::DeadReason::RepeatedStarts => Self::RepeatedStarts,
+            crate::dead::DeadReason::Other => Self::Other,
         }
     }
 }

@@ -7,7 +7,7 @@ use prometheus::{Encoder, Opts, TextEncoder};
 use super::instrument::Instrument;
 use super::label::Models;
 use super::schema::{Descriptor, Kind};
-use crate::ids::{ModelName, Role};
+use crate::ids::{ModelName, Role, TenantName};
 
 type ReadCells = dyn Fn(&mut Vec<f64>) + Send + Sync;
 
@@ -55,6 +55,15 @@ impl Registry {
 
     pub(super) fn admit_model(&self, model: &ModelName) {
         self.models.insert(model);
+    }
+
+    pub(super) fn admit_tenant(&self, tenant: &TenantName) {
+        self.models.insert_tenant(tenant);
+    }
+
+    /// Whether any tenant is configured.
+    pub fn has_tenants(&self) -> bool {
+        self.models.any_tenant()
     }
 
     pub(super) fn register<M: Instrument>(&self, descriptor: &'static Descriptor) -> M::Vec {

@@ -171,6 +171,11 @@ macro_rules! metrics {
                 }
             }
 
+            /// Lets `tenant` appear in labels: only names from configuration do. Twice is harmless.
+            pub fn register_tenant(&self, tenant: &$crate::ids::TenantName) {
+                self.registry.admit_tenant(tenant);
+            }
+
             pub fn registry(&self) -> &std::sync::Arc<$crate::metrics::Registry> {
                 &self.registry
             }

@@ -35,10 +35,12 @@ use crate::fence::{Admission, Fence, LOOK};
 use crate::gauge::Waiting;
 use crate::herald::Herald;
 use crate::prepare::Preparer;
+use crate::quarantine::{OwnDeliveries, Quarantine};
 use crate::telemetry::ModelCounters;
 use credit::Holdings;
 pub(crate) use credit::Prefetch;
 use pull::LanePull;
+use redelivery::Attempt;
 
 /// Re-pulls after a reconnect are spread over this, so that a fleet does not return in one wave.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(500);
@@ -50,6 +52,9 @@ const DOWN_PAUSE: Duration = Duration::from_millis(100);
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// Most messages taken in one turn.
 const TURN: usize = 64;
+
+/// Messages that are remembered as our own; see [`OwnDeliveries`].
+const OWN_DELIVERIES: usize = 4_096;
 
 /// What the intake needs to know and where it delivers.
 pub(crate) struct Intake {
@@ -66,13 +71,14 @@ pub(crate) struct Intake {
     pub(crate) counters: Arc<ModelCounters>,
     pub(crate) fence: Arc<Mutex<Fence>>,
     pub(crate) herald: Arc<Herald>,
+    pub(crate) quarantine: Arc<Quarantine>,
 }
 
 /// A delivery that is booked and not yet worked on.
 struct Accepted {
     delivery: Arc<Delivery>,
     jobs: Vec<Job>,
-    delivered: u64,
+    attempt: Attempt,
 }
 
 /// The task's own state.
@@ -83,6 +89,8 @@ struct Pulling {
     not_before: Instant,
     /// Read behind a closed fence, over the connection that there is.
     parked: Vec<Message>,
+    /// Tells messages that only this process has had.
+    own: OwnDeliveries,
 }
 
 impl Intake {
@@ -100,6 +108,7 @@ impl Intake {
             backlog: [0; 3],
             not_before: Instant::now(),
             parked: Vec::new(),
+            own: OwnDeliveries::new(OWN_DELIVERIES),
         };
         loop {
             self.look(&inbox).await?;
@@ -211,7 +220,7 @@ impl Intake {
             pulling.backlog[lane.index()] = pending;
             let admission = self.fence.lock().admit();
             match admission {
-                Admission::Take(since) => accepted.extend(self.take_in(message, lane, since)),
+                Admission::Take(since) => accepted.extend(self.take_in(message, lane, since, &mut pulling.own)),
                 Admission::Park => pulling.parked.push(message),
                 Admission::Drop => tracing::debug!("dropped a delivery of an earlier connection"),
             }
@@ -242,15 +251,17 @@ impl Intake {
         tracing::info!(deliveries = parked.len(), "this process did not run for a while; its connection lives");
         for message in parked {
             if let Some((lane, _rows)) = subjects::parse_jobs(&message.subject) {
-                accepted.extend(self.take_in(message, lane, since));
+                accepted.extend(self.take_in(message, lane, since, &mut pulling.own));
             }
         }
     }
 
     /// Decodes and books a delivery that was lent `since` then at the earliest.
-    fn take_in(&self, message: Message, lane: Lane, since: Instant) -> Option<Accepted> {
+    fn take_in(&self, message: Message, lane: Lane, since: Instant, own: &mut OwnDeliveries) -> Option<Accepted> {
         let ack = message.reply?;
         let info = AckSubject::parse(&ack)?;
+        // Whether nobody else was ever handed this message.
+        let only_ours = own.note(lane, info.stream_seq, info.delivered);
         let bundle: Bundle = match codec::decode(&message.payload) {
             Ok(bundle) => bundle,
             Err(error) => {
@@ -279,18 +290,19 @@ impl Intake {
         }
         // Counts against the credit from here on, also while its api is being asked.
         self.waiting.add(delivery.lane, bundle.jobs.len(), estimate(&bundle.jobs));
-        Some(Accepted { delivery, jobs: bundle.jobs, delivered: info.delivered })
+        let attempt = Attempt { delivered: info.delivered, only_ours };
+        Some(Accepted { delivery, jobs: bundle.jobs, attempt })
     }
 
     /// Sends the jobs of a delivery on their way.
     fn begin(self: &Arc<Self>, accepted: Accepted) {
-        let Accepted { delivery, jobs, delivered } = accepted;
-        if delivered == 1 {
-            self.preparer.prepare(delivery, jobs, false);
+        let Accepted { delivery, jobs, attempt } = accepted;
+        if attempt.delivered == 1 {
+            self.preparer.prepare(delivery, jobs, None);
         } else {
             self.counters.redelivered.inc_by(jobs.len() as u64);
             let intake = Arc::clone(self);
-            tokio::spawn(async move { intake.on_redelivery(delivery, jobs, delivered).await });
+            tokio::spawn(async move { intake.on_redelivery(delivery, jobs, attempt).await });
         }
     }
 

@@ -1,7 +1,8 @@
 //! A message that comes a second time: ask before repeating work.
 //!
 //! The first worker may have died, or only its answer was lost, or the client has left. The api that sent the jobs knows.
-//! - wanted: run, apart from others;
+//! - wanted: to the [`crate::quarantine`], one by one and apart from others, because one of them may be what its worker died
+//!   of; at once and together where nobody but this process was ever handed the message;
 //! - not wanted any more: acknowledged and dropped;
 //! - nobody there: the api is gone, and with it whoever waited, or it is only reconnecting, as everybody is after the
 //!   broker was away. So it is asked again later, and dropped when nobody was there up to delivery [`GONE_AFTER`], or when
@@ -14,15 +15,24 @@ use std::time::{Duration, Instant};
 use async_nats::{Request, RequestErrorKind};
 use forebay_shared::codec;
 use forebay_shared::job::{Ask, AskAnswer, Job, Verdict};
+use forebay_shared::metrics::SavedReason;
 use forebay_shared::subjects;
 
-use super::{Intake, TRY_AGAIN};
+use super::{Intake, TRY_AGAIN, estimate};
 use crate::delivery::Delivery;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of the delivery from which on an api that is not there counts as gone. Deliveries are two seconds apart, and an
 /// api reconnects within that.
 const GONE_AFTER: u64 = 5;
+
+/// How often a message was delivered, and to whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    pub(super) delivered: u64,
+    /// Nobody else was ever handed it: it cannot have ended anybody.
+    pub(super) only_ours: bool,
+}
 
 /// What the api said.
 enum Answer {
@@ -32,22 +42,39 @@ enum Answer {
 }
 
 impl Intake {
-    pub(super) async fn on_redelivery(self: Arc<Self>, delivery: Arc<Delivery>, jobs: Vec<Job>, delivered: u64) {
+    pub(super) async fn on_redelivery(self: Arc<Self>, delivery: Arc<Delivery>, jobs: Vec<Job>, attempt: Attempt) {
+        let delivered = attempt.delivered;
         match self.ask(&delivery, &jobs).await {
             Answer::Verdicts(verdicts) => {
-                let mut verdicts = verdicts.into_iter();
-                let (wanted, dropped): (Vec<Job>, Vec<Job>) =
-                    jobs.into_iter().partition(|_| verdicts.next() == Some(Verdict::Wanted));
+                let (mut wanted, mut dropped) = (Vec::with_capacity(jobs.len()), Vec::new());
+                for (job, verdict) in jobs.into_iter().zip(verdicts) {
+                    let reason = match verdict {
+                        Verdict::Wanted => {
+                            wanted.push(job);
+                            continue;
+                        }
+                        Verdict::Done => SavedReason::Duplicate,
+                        Verdict::Cancelled => SavedReason::Cancelled,
+                    };
+                    self.counters.saved(reason, estimate(std::slice::from_ref(&job)));
+                    dropped.push(job);
+                }
                 self.counters.cancelled.inc_by(dropped.len() as u64);
                 if wanted.is_empty() {
                     return self.settle(&delivery, &dropped, "+ACK").await;
                 }
                 self.release(delivery.lane, &dropped);
                 self.deliveries.finished(&delivery, dropped.len());
-                self.preparer.prepare(delivery, wanted, true);
+                if attempt.only_ours {
+                    return self.preparer.prepare(delivery, wanted, None);
+                }
+                // Suspects are counted there, so that ordinary work goes on beside them.
+                self.release(delivery.lane, &wanted);
+                self.quarantine.take(delivery, wanted, delivered).await;
             }
             Answer::Nobody if delivered >= GONE_AFTER || self.is_over(&jobs) => {
                 self.counters.cancelled.inc_by(jobs.len() as u64);
+                self.counters.saved(SavedReason::Cancelled, estimate(&jobs));
                 self.settle(&delivery, &jobs, "+ACK").await;
             }
             Answer::Nobody | Answer::Silence => self.settle(&delivery, &jobs, TRY_AGAIN).await,

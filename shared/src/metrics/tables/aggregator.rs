@@ -19,6 +19,8 @@ crate::metrics::schema::metrics! {
         /// Seconds since the oldest unacknowledged message of the lane was published; an upper bound where the lane
         /// does not hold the oldest message of the stream.
         queue_oldest_age_seconds: Gauge { model: ModelName, lane: Lane } merge Own,
+        /// Jobs that were put aside and are still kept.
+        dead_letters: Gauge {} merge Own,
         /// Workers that serve the model. `silent` = missed three reports and has not said goodbye.
         workers: Gauge { model: ModelName, state: WorkerState } merge Own,
         /// 1 while the worker reports, 0 for 15 minutes after it fell silent. A worker that says goodbye disappears.

@@ -1,6 +1,7 @@
-use crate::ids::{Lane, ModelName};
+use crate::ids::{Lane, ModelName, TenantName};
 use crate::metrics::labels::{
-    CallOutcome, Check, CheckResult, JobState, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+    BatchEnd, CallOutcome, Check, CheckResult, JobState, LineEnd, Method, Outcome, PublishFault, Refusal, Route,
+    Status, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -22,6 +23,22 @@ crate::metrics::schema::metrics! {
         tokens_total: Counter { model: ModelName, kind: TokenKind } merge Sum,
         /// Requests refused with 401: without a key, or with one that is not known.
         auth_failures_total: Counter {} merge Sum,
+        /// Requests of a tenant, by outcome, whatever they were for. Only where API keys are configured.
+        tenant_requests_total: Counter { tenant: TenantName, outcome: Outcome } merge Sum,
+        /// Tokens that a tenant was charged for, as the model counted them. Only where API keys are configured.
+        tenant_tokens_total: Counter { tenant: TenantName, kind: TokenKind } merge Sum,
+        /// Seconds that devices computed for a tenant, as its answers say. Only where API keys are configured.
+        tenant_device_seconds_total: FloatCounter { tenant: TenantName, model: ModelName } merge Sum,
+        /// Seconds that devices computed for requests that were answered, as the answers say.
+        device_seconds_total: FloatCounter { model: ModelName } merge Sum,
+        /// Rows answered without computing them for this request: kept, or being computed for another.
+        cache_hits_total: Counter { model: ModelName } merge Sum,
+        /// Rows that were looked for in the cache and had to be computed.
+        cache_misses_total: Counter { model: ModelName } merge Sum,
+        /// Kept answers that had to make room.
+        cache_evictions_total: Counter { model: ModelName } merge Sum,
+        /// Bytes of kept answers.
+        cache_size_bytes: Gauge {} merge Sum,
         /// Checks of requests before they become jobs. A check that another made pointless is not counted.
         input_checks_total: Counter { check: Check, result: CheckResult } merge Sum,
         /// Publishes of a bundle that the broker did not acknowledge.
@@ -43,5 +60,9 @@ crate::metrics::schema::metrics! {
         async_jobs: Gauge { state: JobState } merge Max,
         /// Calls of webhooks, by outcome; each try counts.
         webhook_deliveries_total: Counter { outcome: CallOutcome } merge Sum,
+        /// Batches that ended, by how.
+        batches_total: Counter { end: BatchEnd } merge Sum,
+        /// Lines of batches that ended, each counted once: when the part that it is in is marked as done.
+        batch_lines_total: Counter { end: LineEnd } merge Sum,
     }
 }

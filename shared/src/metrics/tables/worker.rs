@@ -1,5 +1,5 @@
 use crate::ids::{Lane, ModelName};
-use crate::metrics::labels::{Anomaly, CloseReason, EngineFault, Fact, Outcome};
+use crate::metrics::labels::{Anomaly, CloseReason, DeadReason, EngineFault, Fact, Outcome, SavedReason};
 
 crate::metrics::schema::metrics! {
     /// What one worker process counts.
@@ -34,6 +34,11 @@ crate::metrics::schema::metrics! {
         expired_total: Counter { model: ModelName } merge Sum,
         /// Jobs dropped before they ran because nobody wanted them any more, or another worker has them by now.
         cancelled_total: Counter { model: ModelName } merge Sum,
+        /// Jobs put aside as dead letters.
+        dead_lettered_total: Counter { model: ModelName, reason: DeadReason } merge Sum,
+        /// Device seconds that jobs would have taken which were not run: their tokens times the device seconds per token
+        /// of the worker, a moving average over its last batches. Tokens are estimated where the job was not tokenised.
+        work_saved_seconds_total: FloatCounter { reason: SavedReason } merge Sum,
         /// Models that are loaded and warm.
         models_loaded: Gauge {} merge Sum,
         /// Always 1: which version of a model runs on what.

@@ -1,0 +1,171 @@
+//! The stream of dead letters, read and written.
+
+use std::collections::VecDeque;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
+use futures::StreamExt;
+
+use super::{DeadLetter, SUMMARY_HEADER, Summary};
+use crate::broker::REQUEST_TIMEOUT;
+use crate::codec::{self, CodecError};
+use crate::ids::{JobId, TenantName};
+use crate::streams::{EnsureError, Queue, Stores};
+use crate::subjects;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeadError {
+    #[error(transparent)]
+    Open(#[from] EnsureError),
+    #[error("the broker did not {doing} dead letters: {cause}; is it up, and may this role do that?")]
+    Broker { doing: &'static str, cause: String },
+    #[error("the dead letter {id} cannot be read here: {cause}; use the version of forebay that wrote it")]
+    Unreadable { id: JobId, cause: CodecError },
+}
+
+/// Which letters to list.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// `None` = everybody's: for operators only.
+    pub tenant: Option<TenantName>,
+    /// At most so many, the newest.
+    pub limit: usize,
+}
+
+/// The dead letters of a fleet. Cheap to clone.
+#[derive(Clone)]
+pub struct DeadLetters {
+    pub(super) js: jetstream::Context,
+    stream: Stream<Info>,
+}
+
+impl DeadLetters {
+    /// Opens the stream, creating it where it is missing.
+    ///
+    /// # Errors
+    /// As [`Stores::queue`].
+    pub async fn open(stores: &Stores, js: jetstream::Context) -> Result<Self, DeadError> {
+        Ok(Self { js, stream: stores.queue(Queue::Dead).await? })
+    }
+
+    /// Writes a letter and waits until the broker has it. A repeat within the duplicate window changes nothing.
+    ///
+    /// # Errors
+    /// [`DeadError::Broker`]: the letter may not be there, and the job must not be answered as dead.
+    pub async fn write(&self, letter: &DeadLetter) -> Result<(), DeadError> {
+        let failed = |cause: String| DeadError::Broker { doing: "take", cause };
+        let payload = codec::encode(letter).map_err(|error| failed(error.to_string()))?;
+        let summary = serde_json::to_string(&ascii(letter.summary())).map_err(|error| failed(error.to_string()))?;
+        let message = PublishMessage::build()
+            .payload(payload)
+            .message_id(letter.message_id())
+            .header(SUMMARY_HEADER, summary.as_str());
+        let sent = self.js.send_publish(subjects::dead(&letter.token, &letter.job.id), message).await;
+        sent.map_err(|error| failed(error.to_string()))?.await.map_err(|error| failed(error.to_string()))?;
+        Ok(())
+    }
+
+    /// The newest letters that `filter` lets through, newest first. Reads headers only.
+    ///
+    /// # Errors
+    /// [`DeadError::Broker`] if the stream cannot be read.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, DeadError> {
+        let mut found = VecDeque::new();
+        each_message(&self.stream, true, "list", |message| {
+            let summary = message.headers.as_ref().and_then(|headers| headers.get(SUMMARY_HEADER));
+            let Some(summary) = summary.and_then(|text| serde_json::from_str::<Summary>(text.as_str()).ok()) else {
+                return tracing::warn!(subject = %message.subject, "a dead letter without a readable summary");
+            };
+            if filter.tenant.as_ref().is_none_or(|tenant| *tenant == summary.tenant) {
+                found.push_back(summary);
+                if found.len() > filter.limit {
+                    found.pop_front();
+                }
+            }
+        })
+        .await?;
+        Ok(found.into_iter().rev().collect())
+    }
+
+    /// The newest letter of a job; `None` if there is none, or it is not `tenant`'s.
+    ///
+    /// # Errors
+    /// [`DeadError::Broker`] if the stream cannot be read, [`DeadError::Unreadable`] if the letter cannot.
+    pub async fn find(&self, id: &JobId, tenant: Option<&TenantName>) -> Result<Option<DeadLetter>, DeadError> {
+        let Some(message) = self.newest(id).await? else { return Ok(None) };
+        let letter: DeadLetter =
+            codec::decode(&message.payload).map_err(|cause| DeadError::Unreadable { id: *id, cause })?;
+        Ok(Some(letter).filter(|letter| tenant.is_none_or(|tenant| *tenant == letter.job.tenant)))
+    }
+
+    /// Erases every letter of a job, the bytes on the broker's disk too; false if there was none.
+    ///
+    /// # Errors
+    /// [`DeadError::Broker`] if the broker does not erase it.
+    pub async fn remove(&self, id: &JobId) -> Result<bool, DeadError> {
+        let mut any = false;
+        while let Some(message) = self.newest(id).await? {
+            let erased = self.stream.delete_message(message.sequence).await;
+            let failed = |cause| DeadError::Broker { doing: "erase", cause };
+            if !erased.map_err(|error| failed(error.to_string()))? {
+                return Err(failed("it refused".to_owned()));
+            }
+            any = true;
+        }
+        Ok(any)
+    }
+
+    async fn newest(&self, id: &JobId) -> Result<Option<StreamMessage>, DeadError> {
+        match self.stream.get_last_raw_message_by_subject(&subjects::dead_job(id)).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(DeadError::Broker { doing: "find", cause: error.to_string() }),
+        }
+    }
+}
+
+/// Names in a header must be printable: what is not is replaced there. The letter itself keeps them as they are.
+fn ascii(mut summary: Summary) -> Summary {
+    let printable = |text: &str| -> String {
+        text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+    };
+    summary.model = printable(summary.model.as_str()).as_str().into();
+    for start in &mut summary.starts {
+        start.process = printable(start.process.as_str()).as_str().into();
+    }
+    summary
+}
+
+/// Reads what is in a stream at this moment from its beginning to its end.
+pub(super) async fn each_message(
+    stream: &Stream<Info>,
+    headers_only: bool,
+    doing: &'static str,
+    mut each: impl FnMut(&jetstream::Message),
+) -> Result<(), DeadError> {
+    let failed = |cause: String| DeadError::Broker { doing, cause };
+    let state = stream.get_info().await.map_err(|error| failed(error.to_string()))?.state;
+    if state.messages == 0 {
+        return Ok(());
+    }
+    let config = OrderedConfig { headers_only, ..OrderedConfig::default() };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a reader of its own that defines nothing and goes with its connection"
+    )]
+    let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
+    let mut messages = consumer.messages().await.map_err(|error| failed(error.to_string()))?;
+    loop {
+        let next = tokio::time::timeout(REQUEST_TIMEOUT, messages.next()).await;
+        let Some(message) = next.map_err(|_| failed("it stopped sending them".to_owned()))? else { return Ok(()) };
+        let message = message.map_err(|error| failed(error.to_string()))?;
+        let info = message.info().map_err(|error| failed(error.to_string()))?;
+        let (sequence, left) = (info.stream_sequence, info.pending);
+        each(&message);
+        if sequence >= state.last_sequence || left == 0 {
+            return Ok(());
+        }
+    }
+}
