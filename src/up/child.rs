@@ -17,7 +17,15 @@ use tokio::process::{Child, Command};
 use super::plan::Spec;
 
 /// What a user may have set for one process, but must not hold for all.
-const PER_PROCESS_ENV: [&str; 3] = ["FOREBAY_PROCESS_NAME", "FOREBAY_ADVERTISE_ADDR", "FOREBAY_BROKER_TOKEN"];
+const PER_PROCESS_ENV: [&str; 7] = [
+    "FOREBAY_PROCESS_NAME",
+    "FOREBAY_ADVERTISE_ADDR",
+    "FOREBAY_BROKER_TOKEN",
+    "FOREBAY_BROKER_CREDENTIALS",
+    "FOREBAY_BROKER_CA",
+    "FOREBAY_BROKER_CERT",
+    "FOREBAY_BROKER_KEY",
+];
 
 /// Starts the process with both its outputs in `log`. Settings of the user's environment reach it, flags go first.
 pub fn spawn(spec: &Spec, log: File) -> io::Result<Child> {

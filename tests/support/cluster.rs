@@ -1,6 +1,7 @@
 //! A broker, apis, workers and an aggregator, each a process.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct ClusterOptions {
     /// Additional flags of each worker and each api.
     pub worker_args: Vec<String>,
     pub api_args: Vec<String>,
+    /// Whether aggregators give the work of dead workers back at once.
+    pub reapers: bool,
     /// Lets processes in other network namespaces reach the broker.
     pub listen_everywhere: bool,
 }
@@ -44,6 +47,7 @@ impl Default for ClusterOptions {
             env: Vec::new(),
             worker_args: Vec::new(),
             api_args: Vec::new(),
+            reapers: false,
             listen_everywhere: false,
         }
     }
@@ -162,8 +166,15 @@ impl Cluster {
 
     fn add_aggregator(&mut self) {
         let index = self.aggregators.len();
-        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", Vec::new(), &[]);
+        let args = if self.options.reapers { self.reaper_args() } else { Vec::new() };
+        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", args, &[]);
         self.aggregators.push(aggregator);
+    }
+
+    fn reaper_args(&self) -> Vec<String> {
+        let file = |user: &str| self.folder().join(format!("{user}.nk")).display().to_string();
+        let args = ["--system-credentials", &file("system"), "--reaper-credentials", &file("reaper")];
+        args.map(str::to_owned).to_vec()
     }
 
     fn role(
@@ -230,8 +241,12 @@ impl Cluster {
         if Path::new(model).is_dir() { model.rsplit('/').next().unwrap_or(model) } else { model }
     }
 
+    fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path()
+    }
+
     fn logs(&self) -> PathBuf {
-        self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path().join("logs")
+        self.folder().join("logs")
     }
 
     /// Kills the broker and starts it again on the same port and store, `down` later.
@@ -286,8 +301,21 @@ impl Drop for Cluster {
 fn write_nats_config(folder: &Path, addr: SocketAddr, monitor: SocketAddr) -> PathBuf {
     let path = folder.join("nats.conf");
     let store = folder.join("jetstream");
+    let user = |name: &str| {
+        let key = nkeys::KeyPair::new_user();
+        let file = folder.join(format!("{name}.nk"));
+        std::fs::write(&file, key.seed().unwrap()).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        key.public_key()
+    };
+    let accounts = format!(
+        "accounts {{\n  FOREBAY {{ jetstream: enabled, users: [{{ user: all, password: all }}, {{ nkey: {} }}] }}\n  \
+         SYS {{ users: [{{ nkey: {} }}] }}\n}}\nsystem_account: SYS\nno_auth_user: all\n",
+        user("reaper"),
+        user("system")
+    );
     let config = format!(
-        "server_name: test\nlisten: \"{addr}\"\nhttp: \"{monitor}\"\n\
+        "{accounts}server_name: test\nlisten: \"{addr}\"\nhttp: \"{monitor}\"\n\
          jetstream {{\n  store_dir: \"{}\"\n  max_file_store: 16GB\n  max_memory_store: 256MB\n}}\n",
         store.display()
     );
