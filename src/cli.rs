@@ -9,6 +9,7 @@ use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
 use crate::doctor::DoctorArgs;
+use crate::keys::KeysArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
 
@@ -47,6 +48,8 @@ pub enum Command {
     Aggregator(RoleArgs<AggregatorArgs>),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Make the keys with which the roles show themselves to the broker, and its list of who may do what.
+    Keys(KeysArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.
     Reference(ReferenceArgs),
 }

@@ -4,6 +4,7 @@ mod cli;
 mod doctor;
 mod host;
 mod http;
+mod keys;
 mod model;
 mod reference;
 mod role;
@@ -34,6 +35,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => role::run(args, forebay_worker::run),
         Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
         Command::Doctor(args) => doctor::run(args),
+        Command::Keys(args) => keys::run(&args),
         Command::Reference(args) => reference::run(&args),
     }
 }

@@ -27,6 +27,7 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Link {
     pub client: Client,
+    inbox: Arc<str>,
     state: Arc<LinkState>,
     epochs: watch::Receiver<u64>,
 }
@@ -52,6 +53,11 @@ impl Link {
     /// Follows [`Self::epoch`].
     pub fn epochs(&self) -> watch::Receiver<u64> {
         self.epochs.clone()
+    }
+
+    /// Prefix of what this connection may listen on for answers to itself.
+    pub fn inbox(&self) -> &str {
+        &self.inbox
     }
 
     /// Messages dropped because a subscription's buffer was full. Anything above 0 is a sizing error.
@@ -111,11 +117,13 @@ pub async fn connect(args: &BrokerArgs, boot: BootId, process: &str, purpose: &s
     let state = Arc::new(LinkState { up: AtomicBool::new(false), slow_consumers: AtomicU64::new(0), epoch });
     let give_up = tokio::time::Instant::now() + args.broker_wait;
     loop {
-        let options = access::apply(options(boot, process, purpose, &state), &args.access)?;
+        let user = access::public_key(&args.access)?;
+        let inbox = format!("{}.{purpose}", subjects::inbox_prefix(user.as_deref(), boot));
+        let options = access::apply(options(&inbox, process, purpose, &state), &args.access)?;
         match options.connect(servers.as_slice()).await {
             Ok(client) => {
                 state.up.store(true, Ordering::Relaxed);
-                return Ok(Link { client, state, epochs });
+                return Ok(Link { client, inbox: inbox.into(), state, epochs });
             }
             Err(error) => match explain(args, &error) {
                 ConnectError::Unreachable { .. } if tokio::time::Instant::now() < give_up => {
@@ -168,11 +176,11 @@ fn one_line(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn options(boot: BootId, process: &str, purpose: &str, state: &Arc<LinkState>) -> ConnectOptions {
+fn options(inbox: &str, process: &str, purpose: &str, state: &Arc<LinkState>) -> ConnectOptions {
     let state = Arc::clone(state);
     ConnectOptions::new()
         .name(format!("forebay.{process}.{purpose}"))
-        .custom_inbox_prefix(format!("{}.{purpose}", subjects::inbox_prefix(boot)))
+        .custom_inbox_prefix(inbox)
         .client_capacity(8_192)
         .subscription_capacity(131_072)
         .read_buffer_capacity(65_535)

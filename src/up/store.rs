@@ -1,6 +1,6 @@
 //! The folder of one system: its lock, its logs, the list of its processes, and the broker's files.
 //!
-//! lock · processes.json · nats.conf · jetstream/ · logs/NAME.log (and .log.old of the start before)
+//! lock · processes.json · nats.conf · keys/ · jetstream/ · logs/NAME.log (and .log.old of the start before)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -57,6 +57,10 @@ impl Store {
 
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
+    }
+
+    pub fn keys(&self) -> PathBuf {
+        self.dir.join("keys")
     }
 
     pub fn log(&self, process: &str) -> PathBuf {

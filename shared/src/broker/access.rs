@@ -57,6 +57,17 @@ pub fn apply(mut options: ConnectOptions, access: &AccessArgs) -> Result<Connect
     Ok(options)
 }
 
+/// The public key of the user that the credentials are for.
+///
+/// # Errors
+/// As [`apply`].
+pub fn public_key(access: &AccessArgs) -> Result<Option<String>, AccessError> {
+    let Some(path) = &access.broker_credentials else { return Ok(None) };
+    let text = read(CREDENTIALS, path)?;
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
+    Ok(seed.and_then(|seed| KeyPair::from_seed(seed).ok()).map(|pair| pair.public_key()))
+}
+
 /// A seed as `forebay keys` writes it, or a `.creds` file of a JWT and a seed.
 fn credentials(options: ConnectOptions, path: &Path) -> Result<ConnectOptions, AccessError> {
     not_for_everybody(CREDENTIALS, path)?;
@@ -163,7 +174,10 @@ mod tests {
         let dir = folder();
         let seed = KeyPair::new_user().seed().unwrap();
         with_credentials(file(dir.path(), "api.nk", &format!("\n{seed}\n"), 0o600)).unwrap();
-        with_credentials(file(dir.path(), "group.nk", &seed, 0o440)).unwrap();
+        let path = file(dir.path(), "group.nk", &seed, 0o440);
+        with_credentials(path.clone()).unwrap();
+        let access = AccessArgs { broker_credentials: Some(path), ..AccessArgs::default() };
+        assert_eq!(public_key(&access).unwrap(), Some(KeyPair::from_seed(&seed).unwrap().public_key()));
     }
 
     #[test]
