@@ -275,6 +275,8 @@ impl Permissions {
                 self.publish(read);
                 self.publish(purge);
                 self.publish(content.iter().cloned());
+                self.never(acknowledge);
+                self.never(take);
             }
         }
     }
