@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use nkeys::{KeyPair, KeyPairType};
+use sha2::{Digest, Sha256};
 
 pub use permissions::User;
 
@@ -124,6 +125,12 @@ pub fn read_store_key(path: &Path) -> anyhow::Result<String> {
         );
     }
     Ok(key.to_owned())
+}
+
+/// Tells keys of stores apart without telling anything of them.
+pub fn fingerprint(store_key: &str) -> String {
+    let digest = Sha256::new().chain_update("forebay store key ").chain_update(store_key).finalize();
+    digest.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Replaces the file as a whole, so that nobody reads half a key, and never opens it to others.

@@ -122,6 +122,7 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.store)?;
     let plan = Plan::new(&args, &server, &store)?;
     preflight::check(&plan, &store)?;
+    store.unlock(plan.key_fingerprint.as_deref())?;
     nats::write_config(&plan, &store)?;
 
     let mut fleet = Fleet::start(plan.processes, store, args.stop_grace)?;

@@ -89,8 +89,11 @@ fn config(plan: &Plan, store: &Path, disk_free_bytes: u64) -> anyhow::Result<Str
     // A JSON string is a quoted string of this format too.
     let store_dir = serde_json::to_string(&store.join("jetstream").to_string_lossy())?;
     let sync = if plan.durability == UpDurability::Fsync { "  sync_interval: always\n" } else { "" };
-    let cipher =
-        if plan.encrypted { format!("  cipher: chachapoly\n  key: ${STORE_KEY_ENV}\n") } else { String::new() };
+    let cipher = if plan.key_fingerprint.is_some() {
+        format!("  cipher: chachapoly\n  key: ${STORE_KEY_ENV}\n")
+    } else {
+        String::new()
+    };
     Ok(format!(
         "# Written by forebay up; changes are lost at the next start.\n\
          server_name: forebay-up\n\
@@ -119,7 +122,7 @@ mod tests {
                 nats_monitor: addr(8222),
             },
             durability: UpDurability::File,
-            encrypted: false,
+            key_fingerprint: None,
             processes: Vec::new(),
         }
     }
@@ -134,8 +137,10 @@ mod tests {
 
     #[test]
     fn durability_and_encryption_are_the_brokers_affair() {
-        let of =
-            |durability, encrypted| config(&Plan { durability, encrypted, ..plan(1) }, Path::new("/store"), 0).unwrap();
+        let of = |durability, encrypted: bool| {
+            let key_fingerprint = encrypted.then(|| "f".to_owned());
+            config(&Plan { durability, key_fingerprint, ..plan(1) }, Path::new("/store"), 0).unwrap()
+        };
         let plain = of(UpDurability::File, false);
         assert!(!plain.contains("sync_interval") && !plain.contains("cipher"), "{plain}");
         assert!(of(UpDurability::Fsync, false).contains("sync_interval: always"));

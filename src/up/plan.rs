@@ -92,7 +92,8 @@ pub struct Plan {
     pub models: Vec<Model>,
     pub addresses: Addresses,
     pub durability: UpDurability,
-    pub encrypted: bool,
+    /// Of the key with which the queue's files are encrypted.
+    pub key_fingerprint: Option<String>,
     pub processes: Vec<Spec>,
 }
 
@@ -157,8 +158,9 @@ impl Plan {
             spec.starting = format!("starting {}", model.name);
             processes.push(spec);
         }
+        let key_fingerprint = store_key.as_deref().map(keys::fingerprint);
         let addresses = Addresses { api, aggregator, nats, nats_monitor };
-        Ok(Self { models, addresses, durability: args.durability, encrypted: store_key.is_some(), processes })
+        Ok(Self { models, addresses, durability: args.durability, key_fingerprint, processes })
     }
 }
 
