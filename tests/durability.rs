@@ -39,7 +39,7 @@ async fn a_process_with_other_settings_than_the_streams_refuses_to_start_and_nam
 #[tokio::test]
 async fn a_stream_of_jobs_that_somebody_changed_is_refused_by_its_field() {
     let mut cluster = Cluster::start(ClusterOptions { aggregators: 0, ..ClusterOptions::default() }).await;
-    let js = async_nats::jetstream::new(async_nats::connect(cluster.broker_url()).await.unwrap());
+    let js = async_nats::jetstream::new(cluster.broker_client().await);
     let names: Vec<String> = futures::TryStreamExt::try_collect(js.stream_names()).await.unwrap();
     let name = names.iter().find(|name| name.starts_with("FOREBAY_JOBS_")).unwrap();
     let mut config = js.get_stream(name).await.unwrap().cached_info().config.clone();

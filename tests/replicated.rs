@@ -30,8 +30,7 @@ fn replicated() -> ClusterOptions {
 }
 
 async fn jobs_stream(cluster: &Cluster) -> stream::Info {
-    let addrs: Vec<String> = cluster.broker_url().split(',').map(str::to_owned).collect();
-    let js = jetstream::new(async_nats::connect(addrs).await.unwrap());
+    let js = jetstream::new(cluster.broker_client().await);
     let names: Vec<String> = js.stream_names().try_collect().await.unwrap();
     let name = names.into_iter().find(|name| name.starts_with("FOREBAY_JOBS_")).unwrap();
     js.get_stream(&name).await.unwrap().cached_info().clone()

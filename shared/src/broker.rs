@@ -4,9 +4,9 @@
 //! and a [`Link`] that tells what happened: whether it is up, its **epoch** (a lease taken in an earlier one is void),
 //! and how often a subscription overflowed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
@@ -23,6 +23,9 @@ pub use access::AccessError;
 /// How long a broker request may take before it counts as failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long finding another broker of a cluster takes at most, if there is one: a reconnect or two.
+const FAILOVER: Duration = Duration::from_secs(2);
+
 /// One connection and its history.
 #[derive(Debug, Clone)]
 pub struct Link {
@@ -35,6 +38,9 @@ pub struct Link {
 #[derive(Debug)]
 struct LinkState {
     up: AtomicBool,
+    /// When it was lost, while it is.
+    lost: Mutex<Option<Instant>>,
+    has_others: bool,
     slow_consumers: AtomicU64,
     epoch: watch::Sender<u64>,
 }
@@ -42,6 +48,24 @@ struct LinkState {
 impl Link {
     pub fn is_up(&self) -> bool {
         self.state.up.load(Ordering::Relaxed)
+    }
+
+    /// Up, or lost a moment ago where another broker of the cluster is there to go to: then it is worth waiting instead of
+    /// turning work away.
+    pub fn is_up_or_failing_over(&self) -> bool {
+        let lost = || *self.state.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_up() || (self.state.has_others && lost().is_some_and(|lost| lost.elapsed() < FAILOVER))
+    }
+
+    /// Waits while it is failing over, and tells whether it is up then.
+    pub async fn failed_over(&self) -> bool {
+        while !self.is_up() {
+            if !self.is_up_or_failing_over() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
     }
 
     /// Changes whenever this connection is made or lost. What was asked of the broker, or lent by it, in an earlier epoch
@@ -114,7 +138,13 @@ pub enum ConnectError {
 pub async fn connect(args: &BrokerArgs, boot: BootId, process: &str, purpose: &str) -> Result<Link, ConnectError> {
     let servers = addresses(&args.broker)?;
     let (epoch, epochs) = watch::channel(0);
-    let state = Arc::new(LinkState { up: AtomicBool::new(false), slow_consumers: AtomicU64::new(0), epoch });
+    let state = Arc::new(LinkState {
+        up: AtomicBool::new(false),
+        lost: Mutex::new(None),
+        has_others: servers.len() > 1,
+        slow_consumers: AtomicU64::new(0),
+        epoch,
+    });
     let give_up = tokio::time::Instant::now() + args.broker_wait;
     loop {
         let user = access::public_key(&args.access)?;
@@ -212,6 +242,7 @@ fn on_event(state: &LinkState, event: &Event) {
             tracing::debug!("connected to the broker");
         }
         Event::Disconnected | Event::Closed => {
+            *state.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             state.up.store(false, Ordering::Relaxed);
             state.epoch.send_modify(|epoch| *epoch += 1);
             tracing::warn!("lost the broker; reconnecting");

@@ -236,6 +236,12 @@ impl Cluster {
         self.nats().ready(START_LIMIT).await;
     }
 
+    /// A connection to the broker for the test itself, as operator.
+    pub async fn broker_client(&self) -> async_nats::Client {
+        let urls: Vec<String> = self.broker_addrs.iter().map(|addr| format!("nats://{addr}")).collect();
+        async_nats::connect(urls).await.expect("a broker can be reached")
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         client::get(self.apis[0].addr(), path).await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
