@@ -279,6 +279,7 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
             starts(&["forebay.rep.", "forebay.dead.", "$JS.API.STREAM.INFO."])
                 || is(&["$JS.API.INFO"])
                 || (of_jobs && starts(&["$JS.API.STREAM.MSG.GET.", "$JS.API.STREAM.MSG.DELETE."]))
+                || (on_lane && starts(&["$JS.API.CONSUMER.INFO."]))
                 || acks_jobs
                 || appends(&["FOREBAY_DEAD"])
                 || works(&["FOREBAY_ADVISORIES"])

@@ -122,8 +122,8 @@ pub enum ConnectError {
     )]
     Refused { url: String, shown: &'static str },
     #[error(
-        "no TLS with the broker at {url}: {cause}; name the authority of its certificate with --broker-ca / FOREBAY_BROKER_CA, and \
-         check that the certificate is for this host name"
+        "no TLS with the broker at {url}: {cause}; name the authority of its certificate with --broker-ca / FOREBAY_BROKER_CA, \
+         check that the certificate is for this host name, and show one with --broker-cert and --broker-key if it asks for one"
     )]
     Tls { url: String, cause: String },
     #[error(transparent)]
@@ -187,7 +187,9 @@ fn explain(args: &BrokerArgs, error: &async_nats::ConnectError) -> ConnectError 
         }
         ConnectErrorKind::Tls => ConnectError::Tls { url, cause },
         // What the handshake says comes as an I/O error of its own kind.
-        ConnectErrorKind::Io if cause.contains("certificate") => ConnectError::Tls { url, cause },
+        ConnectErrorKind::Io if cause.contains("certificate") || cause.contains("fatal alert") => {
+            ConnectError::Tls { url, cause }
+        }
         _ => ConnectError::Unreachable { url, cause },
     }
 }

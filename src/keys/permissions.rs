@@ -132,6 +132,7 @@ pub(super) fn permissions(user: User, public_key: &str) -> Permissions {
         User::Reaper => {
             table.publish(["$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.MSG.DELETE.*", "$JS.API.STREAM.INFO.*"]);
             table.publish(["forebay.rep.*", subjects::DEAD_ALL]);
+            table.publish(Lane::ALL.map(|lane| format!("$JS.API.CONSUMER.INFO.*.{}", lane.as_str())));
             table.acknowledge_jobs();
             table.subscribe([subjects::HELD_ALL, subjects::STATS_ALL, subjects::LIVE_ALL]);
             table.subscribe([subjects::ADVISORIES_MAX_DELIVERIES]);
