@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick bench bench-setup bench-path bench-embed bench-aggregator bench-scaling clean distclean
+.PHONY: help setup build up test quick bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-durability clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
 
 help: ## this text
@@ -39,7 +39,7 @@ test: check-setup check-fmt check-deny check-clippy check-doc check-build check-
 
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling ## every table of the docs; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling bench-durability ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -100,6 +100,9 @@ bench-aggregator: ## what one aggregator costs with a large fleet
 
 bench-scaling: bench-setup ## throughput against the number of workers
 	@$(VENV_PYTHON) benches/scaling.py $(BENCH_ARGS)
+
+bench-durability: bench-setup ## what each durability mode costs, and what it can lose
+	@$(VENV_PYTHON) benches/durability.py $(BENCH_ARGS)
 
 clean: ## remove what was built
 	@cargo clean

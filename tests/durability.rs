@@ -180,3 +180,40 @@ fn an_encrypted_queue_is_not_opened_without_its_key() {
     assert!(error(&["--store-key-file", other.to_str().unwrap()]).contains("another key"));
     assert!(up(store.path(), &with_key).status.success(), "and with it, it still is");
 }
+
+/// Of the folder `nats/`: what stands in comments is tried as well.
+#[test]
+fn the_example_configurations_are_what_nats_server_understands() {
+    let dir = tempfile::tempdir().unwrap();
+    support::cluster::make_keys(dir.path());
+    let certs = dir.path().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["broker".to_owned()]).unwrap();
+    for (name, text) in
+        [("broker.pem", made.cert.pem()), ("ca.pem", made.cert.pem()), ("broker.key", made.signing_key.serialize_pem())]
+    {
+        std::fs::write(certs.join(name), text).unwrap();
+    }
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats");
+    let settings = ["# include", "# sync_interval", "# cipher", "# key:", "# ca_file", "# verify"];
+    for name in ["tls.conf", "server.conf", "cluster.conf"] {
+        let text = std::fs::read_to_string(examples.join(name)).unwrap();
+        let on = settings.iter().fold(text.clone(), |text, setting| text.replace(setting, &setting[2..]));
+        std::fs::write(dir.path().join(format!("plain-{name}")), text).unwrap();
+        std::fs::write(dir.path().join(name), on).unwrap();
+    }
+    for name in ["plain-server.conf", "plain-cluster.conf", "server.conf", "cluster.conf"] {
+        let mut command = Command::new(support::cluster::nats_server());
+        command
+            .current_dir(dir.path())
+            .args(["-t", "-c", name])
+            .env("FOREBAY_STORE_KEY", format!("k{}", "0".repeat(64)));
+        command
+            .env("NODE", "a")
+            .env("PEER_1", "nats://a:6222")
+            .env("PEER_2", "nats://b:6222")
+            .env("PEER_3", "nats://c:6222");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -190,6 +190,12 @@ impl RoleCommand {
         Ok(Self { program, shared, keys: Keys::ensure(&store.keys(), false)? })
     }
 
+    /// The connections with which an aggregator brings back the work of dead workers.
+    fn reaper_env(&self) -> Vec<(&'static str, String)> {
+        let file = |user| self.keys.seed(user).to_string_lossy().into_owned();
+        vec![("FOREBAY_SYSTEM_CREDENTIALS", file(User::System)), ("FOREBAY_REAPER_CREDENTIALS", file(User::Reaper))]
+    }
+
     fn spec(&self, kind: Kind, number: usize, addr: SocketAddr, own: &[&str]) -> Spec {
         let name = format!("{}-{number}", kind.as_str());
         let advertised = host::reachable(addr).to_string();
@@ -211,7 +217,7 @@ impl RoleCommand {
             name,
             program: self.program.clone(),
             args,
-            env: Vec::new(),
+            env: if kind == Kind::Aggregator { self.reaper_env() } else { Vec::new() },
             addr,
             monitor_addr: None,
             starting: "starting".to_owned(),

@@ -32,6 +32,8 @@ pub struct ClusterOptions {
     pub api_args: Vec<String>,
     /// One, or three that are a cluster.
     pub brokers: usize,
+    /// Gives aggregators what they need to bring back the work of dead workers.
+    pub reaper: bool,
 }
 
 impl Default for ClusterOptions {
@@ -45,6 +47,7 @@ impl Default for ClusterOptions {
             worker_args: Vec::new(),
             api_args: Vec::new(),
             brokers: 1,
+            reaper: false,
         }
     }
 }
@@ -140,7 +143,11 @@ impl Cluster {
 
     fn add_aggregator(&mut self) {
         let index = self.aggregators.len();
-        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", Vec::new(), &[]);
+        let files = [self.credentials("system"), self.credentials("reaper")];
+        let env =
+            [("FOREBAY_SYSTEM_CREDENTIALS", files[0].as_str()), ("FOREBAY_REAPER_CREDENTIALS", files[1].as_str())];
+        let env = if self.options.reaper { env.as_slice() } else { &[] };
+        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", Vec::new(), env);
         self.aggregators.push(aggregator);
     }
 
