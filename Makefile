@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-durability clean distclean
+.PHONY: help setup build up test quick fuzz bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-durability clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
 
 help: ## this text
@@ -37,9 +37,12 @@ up: ## set up, build and run the whole system: make up ARGS="--workers 2"
 
 test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients summary ## everything that must hold, from formatting to the clients
 
+fuzz: ## the property tests against arbitrary input for FUZZ_SECONDS=300; SEED=… repeats a round
+	@scripts/fuzz.sh
+
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling bench-durability ## every table of the docs; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-durability ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -103,6 +106,14 @@ bench-scaling: bench-setup ## throughput against the number of workers
 
 bench-durability: bench-setup ## what each durability mode costs, and what it can lose
 	@$(VENV_PYTHON) benches/durability.py $(BENCH_ARGS)
+
+bench-fairness: ## a victim beside a flooder, and lanes under overload
+	@$(PYTHON) scripts/fetch.py nats-server
+	@cargo test --release --locked -p forebay --test fairness -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
+
+bench-overload: ## answers within their deadline against offered load, with and without admission by deadline
+	@$(PYTHON) scripts/fetch.py nats-server
+	@cargo test --release --locked -p forebay --test overload -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
 
 clean: ## remove what was built
 	@cargo clean

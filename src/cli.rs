@@ -8,8 +8,10 @@ use forebay_api::ApiArgs;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
 
+use crate::api_key::ApiKeyArgs;
 use crate::doctor::DoctorArgs;
 use crate::keys::KeysArgs;
+use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
 
@@ -46,10 +48,16 @@ pub enum Command {
     // Its list of targets is of the other processes: where Prometheus finds it is part of Prometheus' own configuration.
     #[command(mut_arg("advertise_addr", |arg| arg.hide(true)))]
     Aggregator(RoleArgs<AggregatorArgs>),
+    /// Make API keys: the key itself is shown once, its hash goes into the file of keys.
+    ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
     /// Make the keys with which the roles show themselves to the broker, and its list of who may do what.
     Keys(KeysArgs),
+    /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.
+    ///
+    /// Forward only, and never at the price of a message: what would lose one is refused.
+    Migrate(MigrateArgs),
     /// Write the reference pages of settings and metrics, or check that they are current.
     Reference(ReferenceArgs),
 }

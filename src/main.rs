@@ -1,10 +1,12 @@
 //! The `forebay` binary: every role of the system is one subcommand, and this file is the table of contents.
 
+mod api_key;
 mod cli;
 mod doctor;
 mod host;
 mod http;
 mod keys;
+mod migrate;
 mod model;
 mod reference;
 mod role;
@@ -34,8 +36,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Api(args) => role::run(args, forebay_api::run),
         Command::Worker(args) => role::run(args, forebay_worker::run),
         Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
+        Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Keys(args) => keys::run(&args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Reference(args) => reference::run(&args),
     }
 }

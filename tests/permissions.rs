@@ -223,7 +223,7 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
     };
     let keeps = |names: &[&str]| {
         reads(names)
-            || (ends_in(names) && starts(&["$JS.API.STREAM.PURGE."]))
+            || (ends_in(names) && starts(&["$JS.API.STREAM.PURGE.", "$JS.API.CONSUMER.MSG.NEXT.", "$JS.ACK."]))
             || (starts(&["$KV.", "$O."])
                 && names.iter().any(|name| subject.contains(name.trim_start_matches("KV_").trim_start_matches("OBJ_"))))
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use forebay_shared::error::JobError;
 use forebay_shared::metrics::Outcome;
@@ -33,6 +33,12 @@ pub enum Failure {
     /// The connection broke while the body was being sent; nobody reads this.
     #[error("the request body ended early")]
     BodyCutOff,
+    /// Nobody serves anything, and the request names no model that could be named in the error.
+    #[error("no model is served at the moment: no worker is ready")]
+    NothingServed,
+    /// The body is compressed, or of a type that is not read here.
+    #[error("{0}")]
+    UnsupportedMedia(String),
     #[error("no such endpoint: {method} {path}")]
     NoEndpoint { method: String, path: String },
     #[error("{method} is not allowed here, only {allow}")]
@@ -55,6 +61,12 @@ pub enum Failure {
     /// What is asked for cannot be done in the state that the thing is in.
     #[error("{0}")]
     Conflict(String),
+    /// One message of the queue cannot carry the input of an asynchronous job.
+    #[error(
+        "the input takes {got} bytes, one asynchronous job carries at most {max}; send several jobs, or upload a file and \
+         process it as a batch (/v1/files, /v1/batches)"
+    )]
+    TooLargeForQueue { got: usize, max: usize },
     /// The same idempotency key came with another request.
     #[error("this idempotency key was used for another request; use a new key, or send the same body")]
     IdempotencyConflict,
@@ -69,14 +81,25 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Job(error) => Outcome::from(error),
-            Self::MalformedJson(_) | Self::NoEndpoint { .. } | Self::MethodNotAllowed { .. } => Outcome::Invalid,
+            Self::UnsupportedMedia(_)
+            | Self::MalformedJson(_)
+            | Self::NoEndpoint { .. }
+            | Self::MethodNotAllowed { .. } => Outcome::Invalid,
+            Self::NothingServed => Outcome::from(&NO_WORKER),
             Self::BodyTimeout => Outcome::DeadlineExceeded,
             Self::BodyCutOff => Outcome::Cancelled,
             Self::Unauthorized(_) | Self::Forbidden(_) => Outcome::Unauthorized,
             Self::RateLimited { .. } => Outcome::RateLimited,
             Self::QuotaExceeded { .. } => Outcome::QuotaExceeded,
-            Self::NotFound { .. } | Self::Conflict(_) | Self::IdempotencyConflict => Outcome::Invalid,
+            Self::NotFound { .. } | Self::Conflict(_) | Self::IdempotencyConflict | Self::TooLargeForQueue { .. } => {
+                Outcome::Invalid
+            }
         }
+    }
+
+    /// The body alone, as it is kept and shown elsewhere.
+    pub fn body(&self, dialect: Dialect) -> bytes::Bytes {
+        dialect.error_body(&http_answer(self, dialect).complaint)
     }
 
     /// The whole response, except for what every response carries.
@@ -102,6 +125,9 @@ impl Failure {
             && let Ok(allow) = HeaderValue::from_str(allow)
         {
             headers.insert(ALLOW, allow);
+        }
+        if let Self::Unauthorized(_) = &self {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -230,6 +256,11 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
     let mut code = None;
     let status = match failure {
         Failure::Job(error) => return answer(error, dialect),
+        Failure::NothingServed => {
+            let mut answer = answer(&NO_WORKER, dialect);
+            answer.complaint.message = failure.to_string();
+            return answer;
+        }
         Failure::Unauthorized(_) => {
             code = Some("invalid_api_key");
             StatusCode::UNAUTHORIZED
@@ -254,12 +285,20 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
             (code, retry) = (Some("conflict"), Retry::Pointless);
             StatusCode::CONFLICT
         }
+        Failure::TooLargeForQueue { .. } => {
+            code = Some("request_too_large");
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
         Failure::IdempotencyConflict => {
             code = Some("idempotency_key_reused");
             StatusCode::UNPROCESSABLE_ENTITY
         }
         Failure::MalformedJson(_) | Failure::BodyCutOff => StatusCode::BAD_REQUEST,
         Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        Failure::UnsupportedMedia(_) => {
+            code = Some("unsupported_media_type");
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
         Failure::NoEndpoint { .. } => StatusCode::NOT_FOUND,
         Failure::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
     };
@@ -271,6 +310,9 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
     answer.complaint.code = code;
     answer
 }
+
+/// What having no model at all is like.
+static NO_WORKER: JobError = JobError::NoWorker { model: String::new() };
 
 /// What a client should wait when nothing better is known.
 const SOON: Retry = Retry::After(Duration::from_secs(1));

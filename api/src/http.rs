@@ -10,9 +10,12 @@ pub mod connections;
 pub mod context;
 pub mod endpoint;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod instruments;
+pub mod limits;
+pub mod media;
 pub mod server;
+mod socket;
 
 use std::sync::Arc;
 
@@ -26,7 +29,8 @@ use forebay_shared::model::ModelRecord;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
-use crate::routes::{embed, embeddings, fallback, health, metrics, models, root};
+use crate::routes::{docs, embed, embeddings, fallback, health, jobs, metrics, models, root};
+use crate::tenants::Tenants;
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
 use instruments::Instruments;
@@ -85,7 +89,11 @@ pub struct AppState<B: Backend = Fleet> {
     pub backend: B,
     pub metrics: Arc<ApiMetrics>,
     pub limits: RequestLimits,
+    /// `None`: no keys, and everybody may do everything.
+    pub tenants: Option<Arc<Tenants>>,
     pub(crate) instruments: Instruments,
+    /// Asynchronous jobs and idempotency keys; none in front of a fake fleet.
+    pub jobs: Option<Arc<crate::jobs::Jobs>>,
 }
 
 impl AppState {
@@ -102,7 +110,12 @@ impl AppState {
 impl<B: Backend> AppState<B> {
     pub fn with_backend(backend: B, metrics: Arc<ApiMetrics>, limits: RequestLimits) -> Self {
         let instruments = Instruments::new(Arc::clone(&metrics));
-        Self { backend, metrics, limits, instruments }
+        Self { backend, metrics, limits, tenants: None, instruments, jobs: None }
+    }
+
+    /// Asks for a key from now on, if there are any.
+    pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
+        Self { tenants, ..self }
     }
 }
 
@@ -113,8 +126,13 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/", at("/", Tei).get(root::show).post(embed::create).done())
         .route("/embed", at("/embed", Tei).post(embed::create).done())
         .route("/v1/embeddings", at("/v1/embeddings", OpenAi).post(embeddings::create).done())
+        .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
+        .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())
+        .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
+        .route("/openapi.json", at("/openapi.json", Tei).get(docs::document).done())
+        .route("/docs", at("/docs", Tei).get(docs::page).done())
         .with_state(())
 }
 
@@ -122,14 +140,21 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
 pub fn metrics_router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
     let at = |template, dialect| Endpoint::at(state, template, dialect);
     Router::new()
-        .route("/health", at("/health", Tei).get(health::ready).done())
-        .route("/health/live", at("/health/live", Tei).get(health::live).done())
-        .route("/health/ready", at("/health/ready", Tei).get(health::ready).done())
-        .route("/metrics", at("/metrics", Tei).get(metrics::show).done())
+        .route("/health", at("/health", Tei).open().get(health::ready).done())
+        .route("/health/live", at("/health/live", Tei).open().get(health::live).done())
+        .route("/health/ready", at("/health/ready", Tei).open().get(health::ready).done())
+        .route("/metrics", at("/metrics", Tei).open().get(metrics::show).done())
         .fallback_service(Endpoint::elsewhere(state).any(fallback::no_endpoint))
         .with_state(())
 }
 
 #[cfg(test)]
+#[path = "http/access_tests.rs"]
+mod access_tests;
+#[cfg(test)]
 #[path = "http/router_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "http/fuzz_tests.rs"]
+mod fuzz_tests;

@@ -21,6 +21,8 @@ use futures::StreamExt;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
+use crate::peers::Peers;
+
 /// An announcement is good for three intervals of a second.
 const LIVE_FOR: Duration = Duration::from_millis(3_200);
 
@@ -31,6 +33,7 @@ pub struct Registry {
     metrics: ApiMetrics,
     synced: AtomicBool,
     fleet: RwLock<Fleet>,
+    peers: Arc<Peers>,
 }
 
 /// Models and workers, told the time.
@@ -88,7 +91,13 @@ impl Fleet {
 
 impl Registry {
     pub fn new(no_worker_after: Duration, metrics: ApiMetrics) -> Self {
-        Self { no_worker_after, metrics, synced: AtomicBool::new(false), fleet: RwLock::default() }
+        Self {
+            no_worker_after,
+            metrics,
+            synced: AtomicBool::new(false),
+            fleet: RwLock::default(),
+            peers: Arc::default(),
+        }
     }
 
     /// The table of models has been read once.
@@ -137,6 +146,11 @@ impl Registry {
         self.fleet.read().live(token, Instant::now()).map(|heard| heard.max_rows as usize).sum()
     }
 
+    /// The other apis.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
     /// A worker is there, or was a short while ago and may be coming back.
     pub fn may_serve(&self, token: &ModelToken) -> bool {
         self.fleet.read().seen_within(token, self.no_worker_after, Instant::now())
@@ -158,6 +172,7 @@ impl Registry {
                 }
             }
         });
+        self.peers.follow(link).await?;
         self.load(&models).await?;
         self.synced.store(true, Ordering::Relaxed);
         let registry = Arc::clone(self);

@@ -3,11 +3,14 @@
 //! A handler takes a [`Call`](crate::http::endpoint::Call) and returns an answer or a failure; everything around that is
 //! [`crate::http::endpoint`]'s.
 
+pub mod docs;
 pub mod embed;
 pub mod embeddings;
 pub mod fallback;
 pub mod health;
 pub mod inference;
+pub mod jobs;
+pub mod keyed;
 pub mod metrics;
 pub mod models;
 pub mod root;

@@ -13,10 +13,14 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Admission, Dispatch};
 use crate::http;
+use crate::jobs::{Jobs, Parts};
 use crate::registry::Registry;
-use crate::settings::ApiArgs;
+use crate::settings::{AccessArgs, ApiArgs};
+use crate::tenants::Tenants;
+use crate::tenants::config::Config;
+use crate::tenants::source::Source;
 
 /// Runs an api until `shutdown`; requests in flight are finished first.
 ///
@@ -24,6 +28,7 @@ use crate::settings::ApiArgs;
 /// Whatever keeps it from starting, in one line.
 pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let limits = args.limits()?;
+    let keys = read_keys(&args.access)?;
     let boot = BootId::random();
     let name = process.name(Role::Api);
     let metrics = Arc::new(ApiMetrics::new());
@@ -32,6 +37,12 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         Some(addr) => Some(http::bind("--metrics-addr", addr).await?),
         None => None,
     };
+    if keys.is_none() && !args.access.allow_open && !listener.local_addr()?.ip().is_loopback() {
+        tracing::warn!(
+            address = %listener.local_addr()?,
+            "everybody who reaches this address may use it: there are no API keys; set --api-keys, or --allow-open if that is meant"
+        );
+    }
     let page = own_page.as_ref().unwrap_or(&listener).local_addr()?;
 
     let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
@@ -52,10 +63,22 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         clock.clone(),
         Arc::clone(&metrics),
         Arc::clone(&registry),
-        args.max_in_flight_jobs,
+        Admission { max_in_flight: args.max_in_flight_jobs, by_deadline: !args.no_deadline_admission },
     ));
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&control, models).await?;
+
+    let (jobs, running_jobs) = Jobs::start(Parts {
+        link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
+        stores,
+        clock: clock.clone(),
+        dispatch: Arc::clone(&dispatch),
+        registry: Arc::clone(&registry),
+        metrics: Arc::clone(&metrics),
+        args: args.jobs.clone(),
+        shutdown: shutdown.clone(),
+    })
+    .await?;
 
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
@@ -63,14 +86,42 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let state = http::AppState::new(dispatch, registry, metrics, limits);
+    let tenants = keys.map(|keys| keys.follow(&metrics));
+    let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants);
+    state.jobs = Some(jobs);
+    let connections = args.connections;
     let result = tokio::select! {
-        served = http::serve(listener, own_page, state, shutdown, GRACE) => served,
+        served = http::serve(listener, own_page, state, connections, shutdown, GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.
         ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
     };
+    running_jobs.stop().await;
     reporter.goodbye().await;
     result
+}
+
+/// API keys as they were read at the start.
+struct Keys {
+    source: Source,
+    config: Config,
+    text: String,
+}
+
+fn read_keys(access: &AccessArgs) -> anyhow::Result<Option<Keys>> {
+    let Some(source) = Source::choose(access.api_keys.as_deref(), access.api_keys_json.as_ref())? else {
+        return Ok(None);
+    };
+    let (config, text) = source.read()?;
+    Ok(Some(Keys { source, config, text }))
+}
+
+impl Keys {
+    /// Puts them in force, and their changes from now on.
+    fn follow(self, metrics: &Arc<ApiMetrics>) -> Arc<Tenants> {
+        let tenants = Arc::new(Tenants::new(self.config, Arc::clone(metrics)));
+        tokio::spawn(self.source.follow(self.text, Arc::clone(&tenants)));
+        tenants
+    }
 }
 
 /// Longest time that requests in flight get when the process is asked to stop.

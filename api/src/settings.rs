@@ -1,10 +1,12 @@
 //! Flags of `forebay api`. Each is also an environment variable; all are checked once, before anything listens.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay_shared::settings::SettingsError;
+use forebay_shared::settings::{Secret, SettingsError};
 
+use crate::http::limits::ConnectionLimits;
 use crate::validate::RequestLimits;
 
 /// Nobody waits longer on an open connection.
@@ -31,12 +33,41 @@ pub struct ApiArgs {
     /// The longest time a request can ask for; more is cut to this.
     #[arg(long, env = "FOREBAY_MAX_REQUEST_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub max_request_timeout: Duration,
-    /// Most jobs that may wait for an answer in this process; more are refused with 503.
+    /// Most jobs that may wait for an answer in this process; more are refused with 503. A tenant may have as many as are
+    /// still free: alone at most half.
     #[arg(long, env = "FOREBAY_MAX_IN_FLIGHT_JOBS", default_value_t = 16_384, value_name = "COUNT")]
     pub max_in_flight_jobs: usize,
+    /// Take requests also when they cannot be answered before their deadline at the measured rate.
+    #[arg(long, env = "FOREBAY_NO_DEADLINE_ADMISSION")]
+    pub no_deadline_admission: bool,
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
+    /// How long the body of a request may take to arrive; its own timeout bounds it too.
+    #[arg(long, env = "FOREBAY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub body_timeout: Duration,
+    #[command(flatten)]
+    pub connections: ConnectionLimits,
+    #[command(flatten)]
+    pub jobs: crate::jobs::JobArgs,
+    #[command(flatten)]
+    pub access: AccessArgs,
+}
+
+/// Who may use this api.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Access")]
+pub struct AccessArgs {
+    /// JSON file of tenants with the hashes of their API keys and their limits; read again when it changes. Without keys
+    /// everybody may do everything. `forebay api-key new` makes a key and its entry.
+    #[arg(long, env = "FOREBAY_API_KEYS_FILE", value_name = "FILE")]
+    pub api_keys: Option<PathBuf>,
+    /// The same JSON itself instead of a file.
+    #[arg(long, env = "FOREBAY_API_KEYS", hide_env_values = true, value_name = "JSON")]
+    pub api_keys_json: Option<Secret>,
+    /// Do not warn when an address that is not loopback is served without API keys.
+    #[arg(long, env = "FOREBAY_ALLOW_OPEN")]
+    pub allow_open: bool,
 }
 
 impl ApiArgs {
@@ -52,6 +83,8 @@ impl ApiArgs {
         at_least_one("--max-in-flight-jobs", self.max_in_flight_jobs)?;
         longer_than_zero("--request-timeout", self.request_timeout)?;
         longer_than_zero("--no-worker-after", self.no_worker_after)?;
+        longer_than_zero("--body-timeout", self.body_timeout)?;
+        self.connections.check()?;
         if self.max_request_timeout < self.request_timeout {
             let problem = format!(
                 "{} is less than --request-timeout, which is {}",
@@ -68,6 +101,7 @@ impl ApiArgs {
             max_inputs: self.max_inputs,
             default_timeout: self.request_timeout,
             max_timeout: self.max_request_timeout,
+            body_timeout: self.body_timeout,
         })
     }
 }

@@ -25,4 +25,6 @@ pub struct RequestLimits {
     pub default_timeout: Duration,
     /// Longest time a request can ask for.
     pub max_timeout: Duration,
+    /// Longest time in which a body arrives.
+    pub body_timeout: Duration,
 }

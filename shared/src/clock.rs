@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::planted;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -40,7 +41,8 @@ impl Default for BrokerClock {
 impl BrokerClock {
     /// Starts from the host's wall clock: right on one machine, corrected by the first estimate elsewhere.
     pub fn from_wall_clock() -> Self {
-        let at_origin_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        let wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        let at_origin_us = wall_us.saturating_add_signed(planted::clock_skew_seconds() * 1_000_000);
         Self(Arc::new(Inner {
             origin: Instant::now(),
             at_origin_us: AtomicU64::new(at_origin_us),

@@ -1,6 +1,7 @@
 //! The contract between forebay's processes: what crosses NATS, under which subjects, in which streams, and how it is
 //! counted. No HTTP server and no model code: `api`, `worker` and `aggregator` depend on this crate, never on each other.
 
+pub mod async_jobs;
 pub mod broker;
 pub mod clock;
 pub mod codec;
@@ -9,6 +10,7 @@ pub mod ids;
 pub mod job;
 pub mod metrics;
 pub mod model;
+pub mod planted;
 pub mod settings;
 pub mod shutdown;
 pub mod stats;

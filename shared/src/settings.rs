@@ -107,6 +107,12 @@ pub struct StoreArgs {
     /// How safely jobs are kept: in memory, on file, or replicated over three brokers.
     #[arg(long, env = "FOREBAY_DURABILITY", value_enum, default_value_t = Durability::File)]
     pub durability: Durability,
+    /// Most messages in the queue of one model; a message holds up to 32 jobs. More is refused with 503.
+    #[arg(long, env = "FOREBAY_QUEUE_MAX_MESSAGES", default_value_t = 1_000_000, value_name = "COUNT")]
+    pub queue_max_messages: u32,
+    /// Most bytes in the queue of one model; the broker reserves them.
+    #[arg(long, env = "FOREBAY_QUEUE_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES")]
+    pub queue_max_bytes: u32,
     /// How long dead letters are kept.
     #[arg(long, env = "FOREBAY_DEAD_LETTERS_KEEP", default_value = "7d", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub dead_letters_keep: Duration,
@@ -121,7 +127,14 @@ pub struct StoreArgs {
 impl Default for StoreArgs {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(86_400);
-        Self { durability: Durability::File, dead_letters_keep: 7 * DAY, results_keep: DAY, files_keep: 30 * DAY }
+        Self {
+            durability: Durability::File,
+            queue_max_messages: 1_000_000,
+            queue_max_bytes: 1 << 30,
+            dead_letters_keep: 7 * DAY,
+            results_keep: DAY,
+            files_keep: 30 * DAY,
+        }
     }
 }
 

@@ -22,6 +22,11 @@ impl Trigger {
 }
 
 impl Shutdown {
+    /// Whether the process should stop.
+    pub fn is_fired(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// Waits until the process should stop.
     pub async fn fired(&mut self) {
         // An error means that the trigger is gone, which is a stop as well.

@@ -35,8 +35,11 @@ use crate::subjects;
 
 mod ensure;
 mod fields;
+pub mod migrate;
+mod migration;
 
 pub use ensure::{EnsureError, Stores};
+pub use migration::{Finding, Verdict};
 
 /// Version of the definitions below.
 pub const DEFINITIONS_VERSION: &str = "1";
@@ -57,9 +60,8 @@ pub const ACK_WAIT_REPLICATED: Duration = Duration::from_secs(15);
 pub const MAX_DELIVER: i64 = 20;
 pub const MAX_ACK_PENDING: i64 = 20_000;
 const MAX_WAITING: i64 = 8_192;
-/// Backstops of one model's queue; admission at the apis is the working limit.
-pub const MAX_MESSAGES: i64 = 1_000_000;
-pub const MAX_BYTES: i64 = 1 << 30;
+/// Backstop of the queues that there is one of.
+const MAX_MESSAGES: i64 = 1_000_000;
 
 pub const JOBS_PREFIX: &str = "FOREBAY_JOBS_";
 
@@ -135,6 +137,14 @@ impl Bucket {
         }
     }
 
+    /// What belongs to jobs whose acceptance promised more than a connection is on file in every mode.
+    const fn storage(self, durability: Durability) -> StorageType {
+        match self {
+            Self::Records | Self::Idempotency | Self::Batches => StorageType::File,
+            _ => storage(durability),
+        }
+    }
+
     const fn max_bytes(self) -> i64 {
         match self {
             Self::Records => 1 << 30,
@@ -203,8 +213,8 @@ pub fn jobs_stream_config(token: &ModelToken, stores: &StoreArgs) -> StreamConfi
         retention: RetentionPolicy::WorkQueue,
         storage: storage(stores.durability),
         discard: DiscardPolicy::New,
-        max_messages: MAX_MESSAGES,
-        max_bytes: MAX_BYTES,
+        max_messages: i64::from(stores.queue_max_messages),
+        max_bytes: i64::from(stores.queue_max_bytes),
         duplicate_window: DUPLICATE_WINDOW,
         allow_message_ttl: true,
         num_replicas: stores.durability.replicas(),
@@ -232,8 +242,35 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         max_age: keep,
         duplicate_window: if keep.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(keep) },
         allow_direct: !work_queue,
+        // Only so that what nobody can run any more does not stay: a job ends by its record.
+        allow_message_ttl: queue == Queue::Async,
         num_replicas: stores.durability.replicas(),
         metadata: version_metadata(),
+        ..Default::default()
+    }
+}
+
+/// What is ours to choose of a bucket's stream.
+pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
+    StreamConfig {
+        name: format!("KV_{}", bucket.name()),
+        storage: bucket.storage(stores.durability),
+        num_replicas: stores.durability.replicas(),
+        max_bytes: bucket.max_bytes(),
+        max_age: bucket.keep(stores).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// What is ours to choose of an object store's stream. Always on file: what is kept there belongs to jobs whose acceptance
+/// promised more than a connection.
+pub fn objects_config(objects: Objects, stores: &StoreArgs) -> StreamConfig {
+    StreamConfig {
+        name: format!("OBJ_{}", objects.name()),
+        storage: StorageType::File,
+        num_replicas: stores.durability.replicas(),
+        max_bytes: objects.max_bytes(),
+        max_age: objects.keep(stores),
         ..Default::default()
     }
 }
@@ -257,6 +294,11 @@ pub fn work_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> 
         metadata: version_metadata(),
         ..Default::default()
     }
+}
+
+/// A work consumer whose messages are delivered until acknowledged: who takes them counts the attempts in a record.
+pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
+    ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
 }
 
 fn version_metadata() -> HashMap<String, String> {

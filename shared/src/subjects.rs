@@ -8,10 +8,12 @@
 //! | `forebay.live.<token>` | core | worker → apis: alive, ready or draining |
 //! | `forebay.roll` | core | api → workers: announce yourselves now |
 //! | `forebay.stats.<role>.<boot>` | core | process → aggregators: snapshot |
+//! | `forebay.holding.<token>.<lane>.<boot>` | core | api → apis: work is held back here, so the lane's room is shared |
 //! | `forebay.describe.<boot>` | core | aggregator → process: send the names of your series again |
 //! | `forebay.held.<boot>` | core | worker → reapers: deliveries that it holds |
 //! | `forebay.cancel.<token>` | core | api → workers: nobody waits for these jobs any more |
 //! | `forebay.async.<token>.<tenant>` | JetStream | api → apis: asynchronous work that waits |
+//! | `forebay.async.<token>-express.<tenant>` | JetStream | api → apis: the same, while a synchronous request waits |
 //! | `forebay.webhooks.<job>` | JetStream | api → apis: a call to make |
 //! | `forebay.dead.<token>.<job>` | JetStream | worker → operators: a dead letter |
 
@@ -63,6 +65,25 @@ pub fn stats(role: Role, boot: BootId) -> String {
 
 pub const STATS_ALL: &str = "forebay.stats.*.*";
 
+/// Reports of all processes of one role.
+pub fn stats_of(role: Role) -> String {
+    format!("forebay.stats.{}.*", role.as_str())
+}
+
+/// An api holds work back in this lane.
+pub fn holding(token: &ModelToken, lane: Lane, boot: BootId) -> String {
+    format!("forebay.holding.{token}.{}.{boot}", lane.as_str())
+}
+
+pub const HOLDING_ALL: &str = "forebay.holding.*.*.*";
+
+/// Model and lane of a subject of [`holding`].
+pub fn parse_holding(subject: &str) -> Option<(ModelToken, Lane)> {
+    let mut parts = subject.strip_prefix("forebay.holding.")?.splitn(3, '.');
+    let (token, lane) = (parts.next()?, parts.next()?);
+    Some((ModelToken::from(token), lane.parse().ok()?))
+}
+
 pub fn describe(boot: BootId) -> String {
     format!("forebay.describe.{boot}")
 }
@@ -88,6 +109,17 @@ pub fn async_work(token: &ModelToken, tenant: &TenantName) -> String {
 /// All asynchronous work for one model.
 pub fn async_model(token: &ModelToken) -> String {
     format!("forebay.async.{token}.*")
+}
+
+/// Work that a synchronous request waits for: it must not stand behind a backlog. A token ends in ten hexadecimal digits,
+/// so this is no other model's.
+pub fn async_express(token: &ModelToken, tenant: &TenantName) -> String {
+    format!("forebay.async.{token}-express.{}", slug(tenant.as_str()))
+}
+
+/// All work for one model that a synchronous request waits for.
+pub fn async_express_model(token: &ModelToken) -> String {
+    format!("forebay.async.{token}-express.*")
 }
 
 pub const ASYNC_ALL: &str = "forebay.async.*.*";
@@ -137,5 +169,13 @@ mod tests {
         assert_eq!(parse_jobs(&subject), Some((Lane::Normal, 32)));
         assert_eq!(parse_jobs("forebay.jobs.x.urgent.1"), None);
         assert_eq!(parse_jobs("forebay.rep.x"), None);
+    }
+
+    #[test]
+    fn who_holds_back_where_can_be_read_back() {
+        let token = ModelToken::from("mini-0123456789");
+        let subject = holding(&token, Lane::Low, BootId::from_bytes([1; 16]));
+        assert_eq!(parse_holding(&subject), Some((token, Lane::Low)));
+        assert_eq!(parse_holding("forebay.holding.x"), None);
     }
 }

@@ -276,8 +276,9 @@ impl Permissions {
                 self.publish(read);
                 self.publish(purge);
                 self.publish(content.iter().cloned());
-                self.never(acknowledge);
-                self.never(take);
+                // Changes of a bucket can be followed like messages of a queue: the outbox of webhooks does.
+                self.publish(take);
+                self.publish(acknowledge);
             }
         }
     }

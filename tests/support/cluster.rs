@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::client::{self, Answer};
+use super::netns::Netns;
 use super::ports::Port;
 use super::process::{Process, Spec};
 
@@ -34,6 +35,8 @@ pub struct ClusterOptions {
     pub brokers: usize,
     /// Gives aggregators what they need to bring back the work of dead workers.
     pub reaper: bool,
+    /// Lets processes in other network namespaces reach the broker.
+    pub listen_everywhere: bool,
 }
 
 impl Default for ClusterOptions {
@@ -48,6 +51,7 @@ impl Default for ClusterOptions {
             api_args: Vec::new(),
             brokers: 1,
             reaper: false,
+            listen_everywhere: false,
         }
     }
 }
@@ -78,7 +82,11 @@ impl Cluster {
         let routes = if options.brokers == 1 { &[] } else { routes.as_slice() };
         let mut brokers = Vec::new();
         for (index, [client, monitor, _]) in ports.iter().enumerate() {
-            let config = write_nats_config(folder.path(), index, client.addr(), monitor.addr(), routes);
+            let mut listen = client.addr();
+            if options.listen_everywhere {
+                listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+            }
+            let config = write_nats_config(folder.path(), index, listen, monitor.addr(), routes);
             let spec = Spec {
                 name: broker_name(index),
                 program: nats_server(),
@@ -134,6 +142,32 @@ impl Cluster {
         let args = [vec!["--model".to_owned(), model], self.options.worker_args.clone()].concat();
         let worker = self.role("worker", self.workers.len(), "--metrics-addr", "/health/ready", args, env);
         self.workers.push(worker);
+    }
+
+    /// A worker on the other side of a cable that can be cut.
+    pub fn add_worker_in(&mut self, netns: &Netns) {
+        let port = Port::reserve();
+        let addr = SocketAddr::from((netns.guest, port.addr().port()));
+        let broker = format!("nats://{}:{}", netns.host, self.broker_addrs[0].port());
+        let name = format!("worker-{}", self.workers.len() + 1);
+        let program = env!("CARGO_BIN_EXE_forebay");
+        let flags = ["worker", "--metrics-addr", &addr.to_string(), "--broker", &broker, "--process-name", &name];
+        let model = ["--model", &self.options.model];
+        let [first, args @ ..] = netns.exec();
+        let args =
+            args.into_iter().chain([program.to_owned()]).chain(flags.into_iter().chain(model).map(str::to_owned));
+        let env = self.options.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let spec = Spec {
+            name: name.clone(),
+            program: first.into(),
+            args: args.chain(self.options.worker_args.clone()).collect(),
+            env: env.collect(),
+            addr,
+            ready_addr: addr,
+            ready_path: "/health/ready",
+        };
+        self.ports.push(port);
+        self.workers.push(Process::start(spec, &self.logs()));
     }
 
     fn add_api(&mut self) {

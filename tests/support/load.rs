@@ -29,6 +29,7 @@ pub struct Load {
     model: String,
     pace: Pace,
     timeout: Option<Duration>,
+    headers: Vec<(&'static str, String)>,
     verify: Verify,
     words: usize,
 }
@@ -39,7 +40,15 @@ impl Load {
         let model = cluster.model_name().to_owned();
         let verify =
             if ["identity", "simulated"].contains(&model.as_str()) { verify::built_in() } else { verify::any_vector() };
-        Self { targets: cluster.api_addrs(), model, pace: Pace::Concurrency(8), timeout: None, verify, words: 8 }
+        Self {
+            targets: cluster.api_addrs(),
+            model,
+            pace: Pace::Concurrency(8),
+            timeout: None,
+            headers: Vec::new(),
+            verify,
+            words: 8,
+        }
     }
 
     pub fn concurrency(mut self, connections: usize) -> Self {
@@ -60,6 +69,12 @@ impl Load {
     /// Sent as `x-request-timeout`, in seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sent with every request.
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
         self
     }
 
@@ -98,6 +113,7 @@ impl Load {
 
     fn client(&self, number: u64) -> Client {
         let client = Client::new(self.targets[number as usize % self.targets.len()]);
+        let client = self.headers.iter().fold(client, |client, (name, value)| client.header(name, value));
         match self.timeout {
             Some(timeout) => client.header("x-request-timeout", &timeout.as_secs_f64().to_string()),
             None => client,

@@ -18,6 +18,7 @@
 pub mod client;
 pub mod cluster;
 pub mod load;
+pub mod netns;
 pub mod ports;
 pub mod process;
 pub mod queue;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use forebay_shared::ids::ProcessName;
 use forebay_shared::metrics::{Kind, Merge};
+use forebay_shared::planted::Bug;
 use forebay_shared::stats::LayoutHash;
 
 use super::cells::{GaugeSum, cell, from_fixed, read, to_fixed};
@@ -50,6 +51,9 @@ impl Fleet {
         }
         for entry in self.entries.values() {
             let Some(counted) = &entry.counted else { continue };
+            if Bug::CounterReset.is_planted() && !entry.head.is_live(now) {
+                continue;
+            }
             let layout = &counted.layout;
             let sum = sums.entry(layout.hash).or_insert_with(|| LayoutSums::new(layout));
             for range in &layout.cumulative {

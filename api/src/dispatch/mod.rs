@@ -2,18 +2,23 @@
 //!
 //! A request is taken apart into rows; each row is a job. Jobs of one model and lane that are ready at the same moment
 //! travel together (`publisher`); their answers are matched by id (`pending`) and put together in order (`gather`).
-//! Admission is bounded here: what is waiting in this process never exceeds `max_in_flight_jobs`, and nothing is accepted
-//! while the broker is away or no worker is there.
+//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nothing is
+//! accepted while the broker is away or no worker is there, and nothing that could not be answered in time. What more wants
+//! to go out than workers can take soon is held back and leaves in a fair order (`fair`).
 //!
 //! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that a
 //! redelivery of their message is answered "done" and not run again.
 
+mod admission;
 mod bundler;
+mod estimate;
+mod fair;
 mod gather;
 mod pending;
 mod publisher;
 mod rate;
 pub mod replies;
+mod share;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,9 +38,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::registry::Registry;
+pub use admission::Admission;
+use admission::InFlight;
+use fair::flow::Flow;
 use gather::Gather;
 use pending::Pending;
 use rate::DrainRate;
+use share::Shares;
 
 /// One request's work: rows for one model.
 #[derive(Debug)]
@@ -64,13 +73,13 @@ pub struct Dispatch {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     lanes: RwLock<FxHashMap<(ModelToken, Lane), LaneQueue>>,
-    max_in_flight: usize,
 }
 
 /// The way to one publisher.
 #[derive(Clone)]
 struct LaneQueue {
     jobs: mpsc::Sender<Ready>,
+    flow: Arc<Flow>,
     unpublished: Gauge,
 }
 
@@ -83,15 +92,26 @@ struct Shared {
     metrics: Arc<ApiMetrics>,
     pending: Mutex<Pending>,
     in_flight: AtomicUsize,
+    admission: Admission,
+    shares: Mutex<Shares>,
     drained: Mutex<DrainRate>,
 }
 
 /// A job on its way to a publisher.
+#[derive(Debug)]
 struct Ready {
     job: Job,
     gather: Arc<Gather>,
     index: usize,
+    accepted: Instant,
     deadline: Instant,
+}
+
+impl Ready {
+    /// In tokens, estimated.
+    fn cost(&self) -> u64 {
+        fair::estimated_tokens(self.job.input.len_bytes())
+    }
 }
 
 impl Dispatch {
@@ -102,7 +122,7 @@ impl Dispatch {
         clock: BrokerClock,
         metrics: Arc<ApiMetrics>,
         registry: Arc<Registry>,
-        max_in_flight: usize,
+        admission: Admission,
     ) -> Self {
         let shared = Arc::new(Shared {
             boot,
@@ -112,9 +132,11 @@ impl Dispatch {
             metrics,
             pending: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            admission,
+            shares: Mutex::default(),
             drained: Mutex::new(DrainRate::new(Instant::now())),
         });
-        Self { shared, registry, lanes: RwLock::default(), max_in_flight }
+        Self { shared, registry, lanes: RwLock::default() }
     }
 
     /// Broker reachable for publishing and for answers, and the model table read.
@@ -125,21 +147,25 @@ impl Dispatch {
     /// Runs the rows and returns their outputs in order.
     ///
     /// # Errors
-    /// The first row's error; [`JobError::BrokerUnavailable`], [`JobError::NoWorker`] or [`JobError::Overloaded`] at
-    /// once and before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
+    /// The first row's error; [`JobError::BrokerUnavailable`], [`JobError::NoWorker`], [`JobError::Overloaded`] or
+    /// [`JobError::DeadlineUnreachable`] before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
         let Submission { model, tenant, lane, task, rows, fixed, deadline, trace } = submission;
         self.check_reachable(&model)?;
-        if rows.len() > self.max_in_flight {
-            return Err(JobError::TooManyInputs { got: rows.len(), max: self.max_in_flight });
+        let max = self.shared.admission.max_in_flight;
+        if rows.len() > max {
+            return Err(JobError::TooManyInputs { got: rows.len(), max });
         }
-        let in_flight = InFlight::admit(&self.shared, rows.len(), self.max_in_flight)
-            .inspect_err(|_| self.shared.refused(&model, Refusal::Jobs))?;
+        let in_flight = InFlight::admit(&self.shared, &tenant, rows.len())
+            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Jobs))?;
         let now = Instant::now();
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
         let queue = self.lane(&model, lane);
+        self.shared
+            .check_deadline(&queue.flow, &tenant, &rows, deadline, now)
+            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Deadline))?;
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
-        let mut waiting = Waiting { shared: &self.shared, ids: Vec::with_capacity(rows.len()) };
+        let mut waiting = Waiting { shared: &self.shared, queue: &queue, ids: Vec::with_capacity(rows.len()) };
         let (gather, answer) = Gather::new(rows.len());
         let gather = Arc::new(gather);
         for (index, input) in rows.into_iter().enumerate() {
@@ -149,7 +175,7 @@ impl Dispatch {
             let job = Job { id, generation, tenant, enqueued_us, deadline_us, trace, task, input };
             waiting.ids.push(id);
             tracing::debug!(job = %id, model = %model.name, "accepted");
-            let ready = Ready { job, gather: Arc::clone(&gather), index, deadline };
+            let ready = Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline };
             // The channel holds as many jobs as may be admitted, so a full one means the same as no admission.
             queue.jobs.try_send(ready).map_err(|_| self.shared.overloaded())?;
             queue.unpublished.inc();
@@ -170,11 +196,11 @@ impl Dispatch {
 
     fn check_reachable(&self, model: &ModelRecord) -> Result<(), JobError> {
         if !self.shared.publish.is_up_or_failing_over() || !self.shared.replies.is_up_or_failing_over() {
-            self.shared.refused(model, Refusal::Broker);
+            self.shared.refused(&model.name, Refusal::Broker);
             return Err(JobError::BrokerUnavailable);
         }
         if !self.registry.may_serve(&model.token) {
-            self.shared.refused(model, Refusal::NoWorker);
+            self.shared.refused(&model.name, Refusal::NoWorker);
             return Err(JobError::NoWorker { model: model.name.to_string() });
         }
         Ok(())
@@ -191,10 +217,10 @@ impl Dispatch {
         if let Some(queue) = lanes.get(&key).filter(open) {
             return queue.clone();
         }
-        let (jobs, ready) = mpsc::channel(self.max_in_flight);
-        let publisher = publisher::Publisher::new(Arc::clone(&self.shared), Arc::clone(&self.registry), model, lane);
-        tokio::spawn(publisher.run(ready));
-        let queue = LaneQueue { jobs, unpublished: self.shared.unpublished(&model.name, lane) };
+        let (jobs, ready) = mpsc::channel(self.shared.admission.max_in_flight);
+        let queue = LaneQueue { jobs, flow: Arc::default(), unpublished: self.shared.unpublished(&model.name, lane) };
+        let (shared, registry) = (Arc::clone(&self.shared), Arc::clone(&self.registry));
+        tokio::spawn(publisher::Publisher::new(shared, registry, model, lane, &queue).run(ready));
         lanes.insert(key, queue.clone());
         queue
     }
@@ -221,8 +247,8 @@ impl Shared {
         JobError::Overloaded { retry_after_ms: wait.as_millis() as u64 }
     }
 
-    fn refused(&self, model: &ModelRecord, reason: Refusal) {
-        self.metrics.admission_refused_total.with(&(model.name.clone(), reason)).inc();
+    fn refused(&self, model: &ModelName, reason: Refusal) {
+        self.metrics.admission_refused_total.with(&(model.clone(), reason)).inc();
     }
 
     fn unpublished(&self, model: &ModelName, lane: Lane) -> Gauge {
@@ -238,29 +264,10 @@ impl Shared {
     }
 }
 
-/// Room in the admission count, given back on drop.
-struct InFlight<'a> {
-    shared: &'a Shared,
-    rows: usize,
-}
-
-impl<'a> InFlight<'a> {
-    fn admit(shared: &'a Shared, rows: usize, max: usize) -> Result<Self, JobError> {
-        let before = shared.in_flight.fetch_add(rows, Ordering::Relaxed);
-        let admitted = Self { shared, rows };
-        if before + rows > max { Err(shared.overloaded()) } else { Ok(admitted) }
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.shared.in_flight.fetch_sub(self.rows, Ordering::Relaxed);
-    }
-}
-
 /// Jobs of one request; withdraws those that are still out when the request ends.
 struct Waiting<'a> {
     shared: &'a Arc<Shared>,
+    queue: &'a LaneQueue,
     ids: Vec<JobId>,
 }
 
@@ -269,6 +276,8 @@ impl Drop for Waiting<'_> {
         if self.ids.is_empty() {
             return;
         }
+        let gone = self.queue.flow.withdrawn(self.ids.len());
+        self.queue.unpublished.sub(gone as f64);
         let acks = self.shared.pending.lock().withdraw(&self.ids);
         if !acks.is_empty() {
             let shared = Arc::clone(self.shared);
@@ -277,5 +286,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Longest wait that a refused client is told.
+/// Longest and shortest wait that a refused client is told.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);

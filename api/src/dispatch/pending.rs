@@ -1,4 +1,4 @@
-//! Which jobs are out, who waits for them, and when their message may be acknowledged. A plain table: no I/O, no clock.
+//! Which jobs are out, who waits for them, and when their message may be acknowledged. A plain table: no I/O, told the time.
 //!
 //! ```text
 //!            open (bundle published)            settle (reply) | withdraw (deadline, client gone)
@@ -6,15 +6,18 @@
 //! ```
 //! A **bundle** stays until each of its jobs is gone. The last one to go releases the acknowledgement, at the most recent
 //! address a worker gave. Invariants, checked by the property test: every entry belongs to an open bundle, a bundle's
-//! `remaining` is the number of its entries, no job is settled twice, no bundle is released before its last job.
+//! `remaining` is the number of its entries, no job is settled twice, no bundle is released before its last job, and a
+//! lane's [`Flow`] has as many rows out as there are entries of it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use forebay_shared::error::JobError;
 use forebay_shared::ids::JobId;
 use forebay_shared::job::{Output, ReplyGroup, Verdict};
 use rustc_hash::FxHashMap;
 
+use super::fair::flow::Flow;
 use super::gather::Gather;
 
 /// Jobs in flight of one api.
@@ -32,10 +35,14 @@ struct Entry {
     bundle: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct OpenBundle {
     remaining: usize,
     ack: Option<String>,
+    flow: Arc<Flow>,
+    /// What each of its jobs is taken to cost: their mean.
+    cost: u64,
+    opened: Instant,
 }
 
 /// What a group of replies led to.
@@ -48,8 +55,15 @@ pub(crate) struct Settled {
 }
 
 impl Pending {
-    /// Registers the jobs of a bundle that is about to be published; returns its number.
-    pub(crate) fn open(&mut self, jobs: impl IntoIterator<Item = (JobId, Arc<Gather>, usize)>) -> u64 {
+    /// Registers the jobs of a bundle that is about to be published in the lane of `flow`, each at the cost of `cost`;
+    /// returns its number.
+    pub(crate) fn open(
+        &mut self,
+        jobs: impl IntoIterator<Item = (JobId, Arc<Gather>, usize)>,
+        flow: &Arc<Flow>,
+        cost: u64,
+        now: Instant,
+    ) -> u64 {
         let number = self.next_bundle;
         self.next_bundle += 1;
         let mut remaining = 0;
@@ -61,18 +75,23 @@ impl Pending {
             }
         }
         if remaining > 0 {
-            self.bundles.insert(number, OpenBundle { remaining, ack: None });
+            flow.sent(remaining, cost * remaining as u64);
+            let flow = Arc::clone(flow);
+            self.bundles.insert(number, OpenBundle { remaining, ack: None, flow, cost, opened: now });
         }
         number
     }
 
     /// Hands replies to who waits for them.
-    pub(crate) fn settle(&mut self, group: ReplyGroup) -> Settled {
+    pub(crate) fn settle(&mut self, group: ReplyGroup, now: Instant) -> Settled {
         let mut settled = Settled::default();
+        if let Some(open) = self.bundles.get(&group.bundle) {
+            open.flow.measured(now.saturating_duration_since(open.opened));
+        }
         for reply in group.replies {
             match self.jobs.remove(&reply.id) {
                 Some(entry) => {
-                    self.leave(entry.bundle);
+                    self.leave(entry.bundle, true);
                     entry.gather.fill(entry.index, reply.outcome);
                 }
                 None => settled.unknown += 1,
@@ -94,7 +113,7 @@ impl Pending {
         let mut acks = Vec::new();
         for id in ids {
             let Some(entry) = self.jobs.remove(id) else { continue };
-            if self.leave(entry.bundle)
+            if self.leave(entry.bundle, false)
                 && let Some(ack) = self.bundles.remove(&entry.bundle).and_then(|open| open.ack)
             {
                 acks.push(ack);
@@ -107,6 +126,7 @@ impl Pending {
     pub(crate) fn fail(&mut self, number: u64, ids: &[JobId], error: &JobError) {
         for id in ids {
             if let Some(entry) = self.jobs.remove(id) {
+                self.leave(entry.bundle, false);
                 entry.gather.fill(entry.index, Err(error.clone()));
             }
         }
@@ -124,9 +144,10 @@ impl Pending {
     }
 
     /// One job of the bundle is gone; true when it was the last.
-    fn leave(&mut self, bundle: u64) -> bool {
+    fn leave(&mut self, bundle: u64, answered: bool) -> bool {
         match self.bundles.get_mut(&bundle) {
             Some(open) => {
+                open.flow.returned(open.cost, answered);
                 open.remaining = open.remaining.saturating_sub(1);
                 open.remaining == 0
             }

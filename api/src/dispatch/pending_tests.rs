@@ -28,15 +28,28 @@ fn open(pending: &mut Pending, ids: &[u8]) -> (u64, Vec<Answer>) {
             (id(*n), Arc::new(gather), 0)
         })
         .collect();
-    (pending.open(jobs), answers)
+    (pending.open(jobs, &flow(), 10, Instant::now()), answers)
+}
+
+thread_local! {
+    static FLOW: Arc<Flow> = Arc::default();
+}
+
+/// The lane of all bundles of a test.
+fn flow() -> Arc<Flow> {
+    FLOW.with(Arc::clone)
+}
+
+fn settle(pending: &mut Pending, group: ReplyGroup) -> Settled {
+    pending.settle(group, Instant::now())
 }
 
 #[test]
 fn a_bundle_is_acknowledged_with_its_last_job() {
     let mut pending = Pending::default();
     let (bundle, mut answers) = open(&mut pending, &[1, 2]);
-    assert_eq!(pending.settle(group(bundle, vec![ok(1)])), Settled { ack: None, unknown: 0 });
-    assert_eq!(pending.settle(group(bundle, vec![ok(2)])).ack.as_deref(), Some("ack-0"));
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled { ack: None, unknown: 0 });
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(2)])).ack.as_deref(), Some("ack-0"));
     assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
 }
 
@@ -44,15 +57,15 @@ fn a_bundle_is_acknowledged_with_its_last_job() {
 fn an_answer_that_comes_twice_is_counted_and_acknowledged_again() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
-    pending.settle(group(bundle, vec![ok(1)]));
-    assert_eq!(pending.settle(group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1 });
+    settle(&mut pending, group(bundle, vec![ok(1)]));
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1 });
 }
 
 #[test]
 fn withdrawing_the_last_waiter_releases_a_known_acknowledgement() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1, 2]);
-    pending.settle(group(bundle, vec![ok(1)]));
+    settle(&mut pending, group(bundle, vec![ok(1)]));
     assert_eq!(pending.withdraw(&[id(2)]), ["ack-0"]);
     assert_eq!(pending.verdict(&id(2)), Verdict::Done);
 }
@@ -62,7 +75,7 @@ fn a_late_answer_to_a_withdrawn_job_acknowledges_its_message() {
     let mut pending = Pending::default();
     let (bundle, _answers) = open(&mut pending, &[1]);
     assert!(pending.withdraw(&[id(1)]).is_empty(), "no worker has said where yet");
-    assert_eq!(pending.settle(group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1 });
+    assert_eq!(settle(&mut pending, group(bundle, vec![ok(1)])), Settled { ack: Some("ack-0".into()), unknown: 1 });
 }
 
 #[test]
@@ -96,6 +109,8 @@ proptest! {
     /// exactly when its last job has ended.
     #[test]
     fn every_job_ends_once_and_every_bundle_with_its_last(steps in prop::collection::vec(step(), 1..80)) {
+        FLOW.with(|flow| assert_eq!(flow.out_rows(), 0));
+        let flow = flow();
         let mut pending = Pending::default();
         let mut next = 0u8;
         let mut bundle_of: HashMap<u8, u64> = HashMap::new();
@@ -117,7 +132,7 @@ proptest! {
                         let n = pick.index(usize::from(next)) as u8 + 1;
                         let bundle = bundle_of[&n];
                         let known = waiting.contains(&n);
-                        let settled = pending.settle(group(bundle, vec![ok(n)]));
+                        let settled = settle(&mut pending, group(bundle, vec![ok(n)]));
                         waiting.retain(|w| *w != n);
                         prop_assert_eq!(settled.unknown, u64::from(!known));
                         let others = waiting.iter().any(|w| bundle_of[w] == bundle);
@@ -135,9 +150,12 @@ proptest! {
                 _ => {}
             }
             pending.check();
+            prop_assert_eq!(flow.out_rows(), waiting.len());
             for n in 1..=next {
                 prop_assert_eq!(pending.verdict(&id(n)) == Verdict::Wanted, waiting.contains(&n));
             }
         }
+        pending.withdraw(&(1..=next).map(id).collect::<Vec<_>>());
+        prop_assert_eq!(flow.out_rows(), 0);
     }
 }

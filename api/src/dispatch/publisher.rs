@@ -1,7 +1,8 @@
 //! One task per model and lane that turns ready jobs into JetStream messages (step ③).
 //!
 //! Takes what is ready, yields once so that requests already readable on their sockets can join, and hands it over: no
-//! timer is involved, so a lone request pays nothing. Each message is published once with an id of ours and awaited
+//! timer is involved, so a lone request pays nothing. What is more than the lane's window is held back in a fair order
+//! ([`super::fair`]) and leaves as answers come in. Each message is published once with an id of ours and awaited
 //! beside the answers; when the broker's acknowledgement does not come, the identical bytes are sent again under the same
 //! id, for at most half of the duplicate window, and never while all of its jobs are already answered.
 
@@ -14,21 +15,26 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use forebay_shared::codec;
 use forebay_shared::error::JobError;
-use forebay_shared::ids::{JobId, Lane, ModelToken};
+use forebay_shared::ids::{JobId, Lane, ModelName, ModelToken};
 use forebay_shared::job::{Bundle, Job};
-use forebay_shared::metrics::{Gauge, Histogram, PublishFault};
+use forebay_shared::metrics::{Gauge, Histogram, PublishFault, Refusal};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::streams::DUPLICATE_WINDOW;
 use forebay_shared::subjects;
 use forebay_shared::trace::TRACEPARENT;
 use tokio::sync::mpsc;
 
-use super::{Ready, Shared, bundler};
+use super::fair::flow::Flow;
+use super::fair::window::Room;
+use super::{LaneQueue, MAX_RETRY_AFTER, MIN_RETRY_AFTER, Ready, Shared, bundler};
+use crate::peers::{HOLDING_EVERY, Peers};
 use crate::registry::Registry;
 
 /// Most jobs taken from the channel in one turn.
 const TURN: usize = 1024;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a window is used before it is looked at again.
+const WINDOW_EVERY: Duration = Duration::from_millis(50);
 /// JetStream's error code when a limit of the stream is reached and it discards new messages.
 const STREAM_FULL: u64 = 10_077;
 
@@ -36,8 +42,10 @@ pub(super) struct Publisher {
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     js: jetstream::Context,
+    model: ModelName,
     token: ModelToken,
     lane: Lane,
+    flow: Arc<Flow>,
     /// Jobs admitted and not yet in the broker: part of the queue's depth.
     unpublished: Gauge,
     bundle_rows: Histogram,
@@ -55,18 +63,33 @@ struct Outgoing {
     payload: Bytes,
 }
 
+/// The lane's window, and what the other apis were told of it.
+struct Limit {
+    rows: usize,
+    until: Instant,
+    announced: Option<Instant>,
+}
+
 impl Publisher {
-    pub(super) fn new(shared: Arc<Shared>, registry: Arc<Registry>, model: &ModelRecord, lane: Lane) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        registry: Arc<Registry>,
+        model: &ModelRecord,
+        lane: Lane,
+        queue: &LaneQueue,
+    ) -> Self {
         let js = shared.publish.jetstream();
-        let unpublished = shared.unpublished(&model.name, lane);
         let bundle_rows = shared.metrics.bundle_rows.with(&(model.name.clone(),));
-        Self { shared, registry, js, token: model.token.clone(), lane, unpublished, bundle_rows }
+        let (model, token) = (model.name.clone(), model.token.clone());
+        let (flow, unpublished) = (Arc::clone(&queue.flow), queue.unpublished.clone());
+        Self { shared, registry, js, model, token, lane, flow, unpublished, bundle_rows }
     }
 
     pub(super) async fn run(self, mut ready: mpsc::Receiver<Ready>) {
         let publisher = Arc::new(self);
         let mut turn = Vec::with_capacity(TURN);
-        while ready.recv_many(&mut turn, TURN).await > 0 {
+        let mut limit = Limit { rows: 0, until: Instant::now(), announced: None };
+        while publisher.next(&mut ready, &mut turn).await {
             tokio::task::yield_now().await;
             while turn.len() < TURN
                 && let Ok(job) = ready.try_recv()
@@ -77,15 +100,81 @@ impl Publisher {
             let before = turn.len();
             turn.retain(|ready| !ready.gather.is_over());
             publisher.unpublished.sub((before - turn.len()) as f64);
-            let limit = bundler::bundle_limit(turn.len(), publisher.registry.live_workers(&publisher.token));
+            publisher.hold_back(&mut turn, &mut limit).await;
+            let workers = publisher.registry.live_workers(&publisher.token);
+            let bundle_limit = bundler::bundle_limit(turn.len(), workers);
             let sizes: Vec<usize> = turn.iter().map(|ready| ready.job.input.len_bytes()).collect();
             let (mut rest, mut sizes) = (turn.drain(..), sizes.as_slice());
             while !sizes.is_empty() {
-                let jobs = bundler::take(sizes.iter().copied(), limit);
+                let jobs = bundler::take(sizes.iter().copied(), bundle_limit);
                 sizes = &sizes[jobs..];
                 publisher.publish(rest.by_ref().take(jobs).collect()).await;
             }
         }
+    }
+
+    /// Waits for jobs, or for room as long as any are held back; false when nobody can send any more.
+    async fn next(&self, ready: &mut mpsc::Receiver<Ready>, turn: &mut Vec<Ready>) -> bool {
+        if self.flow.held_rows() == 0 {
+            return ready.recv_many(turn, TURN).await > 0;
+        }
+        tokio::select! {
+            taken = ready.recv_many(turn, TURN) => taken > 0,
+            () = self.flow.room() => true,
+            // More workers may be there by now, or fewer apis that share the lane.
+            () = tokio::time::sleep(WINDOW_EVERY) => true,
+        }
+    }
+
+    /// Leaves in `turn` what goes out now: everything while the window has room for it, otherwise those whose turn it is.
+    async fn hold_back(&self, turn: &mut Vec<Ready>, limit: &mut Limit) {
+        let now = Instant::now();
+        if now >= limit.until {
+            (limit.rows, limit.until) = (self.window(), now + WINDOW_EVERY);
+        }
+        if self.flow.held_rows() == 0 && self.flow.out_rows() + turn.len() <= limit.rows {
+            return;
+        }
+        self.flow.hold_back(turn.drain(..));
+        let earliest = now + self.flow.round_trip();
+        self.flow.release(limit.rows, now, |ready| {
+            let goes = !ready.gather.is_over() && !self.is_late(&ready, earliest);
+            if goes {
+                turn.push(ready);
+            } else {
+                self.unpublished.dec();
+            }
+            goes
+        });
+        if self.flow.held_rows() > 0 && limit.announced.is_none_or(|at| now.duration_since(at) >= HOLDING_EVERY) {
+            limit.announced = Some(now);
+            Peers::announce_holding(&self.shared.replies, &self.token, self.lane, self.shared.boot).await;
+        }
+    }
+
+    fn window(&self) -> usize {
+        let room = Room {
+            batch_rows: self.registry.batch_rows(&self.token),
+            holding_apis: self.registry.peers().holding(&self.token, self.lane),
+            drained_per_second: self.flow.drained_per_second(),
+        };
+        room.window()
+    }
+
+    /// Refuses a job that would be published in vain: its answer could not be there in time.
+    fn is_late(&self, ready: &Ready, earliest: Instant) -> bool {
+        if !self.shared.admission.by_deadline || earliest <= ready.deadline {
+            return false;
+        }
+        self.shared.refused(&self.model, Refusal::Deadline);
+        let retry_after = self.flow.round_trip().clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
+        let estimate = earliest.saturating_duration_since(ready.accepted);
+        let error = JobError::DeadlineUnreachable {
+            estimate_ms: estimate.as_millis() as u64,
+            retry_after_ms: retry_after.as_millis() as u64,
+        };
+        ready.gather.fill(ready.index, Err(error));
+        true
     }
 
     async fn publish(self: &Arc<Self>, bundle: Vec<Ready>) {
@@ -114,7 +203,8 @@ impl Publisher {
         let mut jobs: Vec<Job> = Vec::with_capacity(ready.len());
         let mut deadline = Instant::now();
         let mut waiters = Vec::with_capacity(ready.len());
-        for Ready { job, gather, index, deadline: until } in ready {
+        let cost = ready.iter().map(Ready::cost).sum::<u64>() / ready.len().max(1) as u64;
+        for Ready { job, gather, index, deadline: until, .. } in ready {
             deadline = deadline.max(until);
             waiters.push((job.id, gather, index));
             jobs.push(job);
@@ -122,7 +212,7 @@ impl Publisher {
         let traceparent = jobs[0].trace.map(|trace| trace.to_string());
         let rows = jobs.len();
         self.bundle_rows.observe(rows as f64);
-        let number = self.shared.pending.lock().open(waiters);
+        let number = self.shared.pending.lock().open(waiters, &self.flow, cost, Instant::now());
         let newest = self.registry.wire_version(&self.token);
         let bundle = Bundle { api: self.shared.boot, number, jobs };
         let payload = codec::encode_for(&bundle, newest).inspect_err(|_| {

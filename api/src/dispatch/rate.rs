@@ -1,11 +1,11 @@
-//! How fast jobs are being answered, for an honest `Retry-After`.
+//! How fast jobs are being answered, for an honest `Retry-After` when too many wait. Over all models and lanes, as the
+//! bound on what may wait is; what a single lane can do is [`super::estimate`].
 
 use std::time::{Duration, Instant};
 
-use super::MAX_RETRY_AFTER;
+use super::{MAX_RETRY_AFTER, MIN_RETRY_AFTER};
 
 const WINDOW: Duration = Duration::from_secs(2);
-const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Answers per second over the last two windows. Told the time; keeps no history beyond that.
 #[derive(Debug)]

@@ -46,16 +46,17 @@ impl Shared {
         };
         let mut acks = Vec::with_capacity(batch.groups.len());
         let (mut answered, mut unknown) = (0, 0);
+        let now = Instant::now();
         {
             let mut pending = self.pending.lock();
             for group in batch.groups {
                 answered += group.replies.len() as u64;
-                let settled = pending.settle(group);
+                let settled = pending.settle(group, now);
                 unknown += settled.unknown;
                 acks.extend(settled.ack);
             }
         }
-        self.drained.lock().answered(answered - unknown, Instant::now());
+        self.drained.lock().answered(answered - unknown, now);
         if unknown > 0 {
             self.metrics.replies_duplicate_total.with(&()).inc_by(unknown);
         }

@@ -1,39 +1,32 @@
 //! Reads a request's body: bounded in size and in time, without a copy when it came in one piece.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use axum::http::header::CONTENT_LENGTH;
 use bytes::{Bytes, BytesMut};
 use forebay_shared::error::JobError;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 
+use super::media;
 use crate::error::Failure;
 
-/// How much of a refused body is still read, so that a client that writes before it reads gets to see the answer.
-const DRAIN_BYTES: usize = 32 * 1024 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-/// Reads all of `body`.
+/// Reads all of `body`. What is left of a body that is refused is the connection's to deal with.
 ///
 /// # Errors
 /// [`JobError::PayloadTooLarge`] beyond `max_bytes`, [`Failure::BodyTimeout`] if it is not complete at `deadline`,
-/// [`Failure::BodyCutOff`] if the connection breaks.
+/// [`Failure::BodyCutOff`] if the connection breaks, [`Failure::UnsupportedMedia`] if it is compressed.
 pub async fn read(headers: &HeaderMap, mut body: Body, max_bytes: usize, deadline: Instant) -> Result<Bytes, Failure> {
+    media::plain(headers)?;
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let read = match announced {
+    match announced {
         Some(announced) if announced > max_bytes => Err(too_large(max_bytes)),
         _ => tokio::time::timeout_at(deadline.into(), collect(&mut body, announced, max_bytes))
             .await
             .unwrap_or(Err(Failure::BodyTimeout)),
-    };
-    // A client that asked before sending (`Expect: 100-continue`) has sent nothing yet.
-    if matches!(read, Err(Failure::Job(_))) && !headers.contains_key(EXPECT) {
-        let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard(&mut body)).await;
     }
-    read
 }
 
 async fn collect(body: &mut Body, announced: Option<usize>, max_bytes: usize) -> Result<Bytes, Failure> {
@@ -61,16 +54,6 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, Failure> {
         None => Ok(None),
         Some(Ok(frame)) => Ok(frame.into_data().ok()),
         Some(Err(_)) => Err(Failure::BodyCutOff),
-    }
-}
-
-async fn discard(body: &mut Body) {
-    let mut discarded = 0;
-    while let Ok(Some(piece)) = next(body).await {
-        discarded += piece.len();
-        if discarded > DRAIN_BYTES {
-            return;
-        }
     }
 }
 

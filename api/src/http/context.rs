@@ -28,6 +28,8 @@ pub struct Context {
     pub request_id: HeaderValue,
     /// A span of our own, below the client's if it sent one.
     pub trace: TraceContext,
+    /// The most urgent lane that the caller may use; all, until somebody says otherwise.
+    pub highest_lane: Lane,
     timeout: Option<HeaderValue>,
     priority: Option<HeaderValue>,
 }
@@ -58,6 +60,7 @@ impl Context {
             started,
             request_id: request_id.cloned().unwrap_or_else(new_request_id),
             trace: trace.map_or_else(TraceContext::root, TraceContext::child),
+            highest_lane: Lane::High,
             timeout,
             priority,
         }
@@ -68,7 +71,7 @@ impl Context {
     }
 
     /// # Errors
-    /// [`Failure`] naming the header that cannot be understood.
+    /// [`Failure`] naming the header that cannot be understood; [`Failure::Forbidden`] for a lane above the caller's.
     pub fn urgency(&self, limits: &RequestLimits) -> Result<Urgency, Failure> {
         let timeout = match &self.timeout {
             None => limits.default_timeout,
@@ -78,17 +81,23 @@ impl Context {
         };
         let lane =
             match &self.priority {
-                None => Lane::Normal,
+                None => Lane::Normal.max(self.highest_lane),
                 Some(value) => value.to_str().ok().and_then(|lane| lane.parse().ok()).ok_or_else(|| {
                     Failure::invalid("x-priority", "header x-priority must be one of high, normal, low")
                 })?,
             };
+        if lane < self.highest_lane {
+            let (asked, highest) = (lane.as_str(), self.highest_lane.as_str());
+            return Err(Failure::Forbidden(format!(
+                "this API key may not use the lane '{asked}', at most '{highest}'; change the header x-priority or leave it out"
+            )));
+        }
         Ok(Urgency { deadline: self.started + timeout.min(limits.max_timeout), lane })
     }
 }
 
 /// Seconds such as `2.5`, or a number with a unit such as `500ms`; `None` for zero and for anything else.
-fn parse_timeout(text: &str) -> Option<Duration> {
+pub fn parse_timeout(text: &str) -> Option<Duration> {
     let timeout = match text.parse::<f64>() {
         // More seconds than fit are simply very many; the caller cuts them.
         Ok(seconds) if seconds.is_finite() && seconds > 0.0 => {

@@ -6,6 +6,7 @@ fn limits() -> RequestLimits {
         max_inputs: 1,
         default_timeout: Duration::from_secs(30),
         max_timeout: Duration::from_secs(600),
+        body_timeout: Duration::from_secs(30),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is the same for every request, around the handler that is not.
 //!
 //! An endpoint is a path with its dialect. Around each of its handlers stand: the request id and the trace (taken over
-//! or made, and sent back on every answer), the HTTP metrics, the translation of a [`Failure`], and the net under a
+//! or made, and sent back on every answer), who the caller is ([`crate::tenants`]), the HTTP metrics, the translation of a [`Failure`], and the net under a
 //! panic, which costs its request a 500 and nobody else anything. A client that goes away drops the future, and with it
 //! the guard that counts the request as 499.
 
@@ -40,11 +40,21 @@ pub struct Call<B: Backend> {
 /// What a handler makes of a [`Call`].
 pub type Answer = Result<Response<Body>, Failure>;
 
-/// One path, while its methods are being listed.
+/// Who may call an endpoint, where keys are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Whoever has a key. Counts against the tenant's requests.
+    Key,
+    /// Everybody.
+    Open,
+}
+
+/// One path, while its methods are being listed. Needs a key, where keys are configured, unless it is [`Self::open`].
 pub struct Endpoint<B: Backend> {
     state: Arc<AppState<B>>,
     template: &'static str,
     dialect: Option<Dialect>,
+    access: Access,
     methods: MethodRouter,
     allow: Vec<&'static str>,
 }
@@ -53,13 +63,19 @@ impl<B: Backend> Endpoint<B> {
     /// The path written as `template` in metrics.
     pub fn at(state: &Arc<AppState<B>>, template: &'static str, dialect: Dialect) -> Self {
         let (state, methods) = (Arc::clone(state), MethodRouter::new());
-        Self { state, template, dialect: Some(dialect), methods, allow: Vec::new() }
+        Self { state, template, dialect: Some(dialect), access: Access::Key, methods, allow: Vec::new() }
     }
 
     /// Every path that is none of ours.
     pub fn elsewhere(state: &Arc<AppState<B>>) -> Self {
         let (state, methods) = (Arc::clone(state), MethodRouter::new());
-        Self { state, template: "other", dialect: None, methods, allow: Vec::new() }
+        Self { state, template: "other", dialect: None, access: Access::Open, methods, allow: Vec::new() }
+    }
+
+    /// The handlers listed from here on are for everybody: probes and pages that tell nothing about clients.
+    pub fn open(mut self) -> Self {
+        self.access = Access::Open;
+        self
     }
 
     /// Answers GET, and HEAD without the body.
@@ -73,6 +89,11 @@ impl<B: Backend> Endpoint<B> {
         self.on(MethodFilter::POST, Method::POST, handler)
     }
 
+    pub fn delete<F: Future<Output = Answer> + Send + 'static>(mut self, handler: fn(Call<B>) -> F) -> Self {
+        self.allow.push("DELETE");
+        self.on(MethodFilter::DELETE, Method::DELETE, handler)
+    }
+
     /// Any method, one handler.
     pub fn any<F: Future<Output = Answer> + Send + 'static>(self, handler: fn(Call<B>) -> F) -> MethodRouter {
         let handler = self.wrap(None, handler);
@@ -81,6 +102,10 @@ impl<B: Backend> Endpoint<B> {
 
     /// The methods listed; all others are answered with 405.
     pub fn done(self) -> MethodRouter {
+        #[cfg(test)]
+        LISTED.with_borrow_mut(|listed| {
+            listed.extend(self.allow.iter().map(|method| format!("{method} {}", self.template)))
+        });
         let allow: Arc<str> = self.allow.join(", ").into();
         let refuse = self.wrap(None, move |call: Call<B>| {
             let method = call.parts.method.to_string();
@@ -102,7 +127,13 @@ impl<B: Backend> Endpoint<B> {
 
     fn wrap<H>(&self, usual: Option<Method>, handler: H) -> Wrapped<B, H> {
         let route = RouteInstruments::new(&self.state.metrics, usual, self.template);
-        Wrapped { state: Arc::clone(&self.state), route: Arc::new(route), dialect: self.dialect, handler }
+        Wrapped {
+            state: Arc::clone(&self.state),
+            route: Arc::new(route),
+            dialect: self.dialect,
+            access: self.access,
+            handler,
+        }
     }
 }
 
@@ -111,13 +142,14 @@ struct Wrapped<B: Backend, H> {
     state: Arc<AppState<B>>,
     route: Arc<RouteInstruments>,
     dialect: Option<Dialect>,
+    access: Access,
     handler: H,
 }
 
 impl<B: Backend, H: Clone> Clone for Wrapped<B, H> {
     fn clone(&self) -> Self {
         let (state, route) = (Arc::clone(&self.state), Arc::clone(&self.route));
-        Self { state, route, dialect: self.dialect, handler: self.handler.clone() }
+        Self { state, route, dialect: self.dialect, access: self.access, handler: self.handler.clone() }
     }
 }
 
@@ -130,8 +162,8 @@ where
     type Future = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
     fn call(self, request: Request, (): ()) -> Self::Future {
-        let Self { state, route, dialect, handler } = self;
-        Box::pin(async move { around(&state, &route, dialect, request, handler).await })
+        let Self { state, route, dialect, access, handler } = self;
+        Box::pin(async move { around(&state, &route, dialect, access, request, handler).await })
     }
 }
 
@@ -139,6 +171,7 @@ async fn around<B, H, F>(
     state: &Arc<AppState<B>>,
     route: &RouteInstruments,
     dialect: Option<Dialect>,
+    access: Access,
     request: Request,
     handler: H,
 ) -> Response<Body>
@@ -148,14 +181,22 @@ where
     F: Future<Output = Answer>,
 {
     let (parts, body) = request.into_parts();
-    let context = Context::read(&parts.headers, Instant::now());
+    let mut context = Context::read(&parts.headers, Instant::now());
     let (request_id, trace) = (context.request_id.clone(), context.trace);
     let dialect = dialect.unwrap_or_else(|| Dialect::of_path(parts.uri.path()));
     let tally = HttpTally::begin(&state.metrics, route, &parts.method, context.started);
     let span =
         tracing::debug_span!("request", id = context.request_id(), trace = %trace.trace_id(), route = route.template);
-    let handled =
-        handler(Call { state: Arc::clone(state), context, caller: Caller::default(), parts, body }).instrument(span);
+    let caller = match &state.tenants {
+        Some(tenants) if access == Access::Key => tenants.identify(&parts.headers),
+        _ => Ok(Caller::default()),
+    };
+    let handled = async {
+        let caller = caller?;
+        context.highest_lane = caller.highest_lane();
+        handler(Call { state: Arc::clone(state), context, caller, parts, body }).await
+    };
+    let handled = handled.instrument(span);
     let answer = AssertUnwindSafe(handled).catch_unwind().await.unwrap_or_else(|panic| {
         tracing::error!(request = ?request_id, route = route.template, panic = text_of(&*panic), "a handler panicked");
         Err(JobError::Internal.into())
@@ -186,4 +227,15 @@ fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+thread_local! {
+    static LISTED: std::cell::RefCell<std::collections::BTreeSet<String>> = std::cell::RefCell::default();
+}
+
+/// `METHOD template` of every endpoint that this thread has put into a router: what the API's description is held against.
+#[cfg(test)]
+pub fn listed() -> std::collections::BTreeSet<String> {
+    LISTED.with_borrow(Clone::clone)
 }

@@ -74,6 +74,7 @@ impl FakeFleet {
             max_inputs: 4,
             default_timeout: Duration::from_secs(30),
             max_timeout: Duration::from_secs(600),
+            body_timeout: Duration::from_secs(30),
         };
         AppState::with_backend(self, Arc::new(ApiMetrics::new()), limits)
     }

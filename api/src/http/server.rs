@@ -1,7 +1,7 @@
 //! Sockets: accept, serve HTTP/1.1, drain.
 //!
 //! Hyper is driven directly instead of through `axum::serve`, for what the latter does not offer: a bound on idle and
-//! slow connections and on the drain, and no timer per request. Shutdown in order: stop accepting, let requests in
+//! slow connections (`Connections`), on their number, and on the drain, and no timer per request. Shutdown in order: stop accepting, let requests in
 //! progress finish (answers say `connection: close`), cut what is left after the grace period.
 
 use std::convert::Infallible;
@@ -20,19 +20,32 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tower::Service;
 
-use super::connections::{Connections, Entry, Order};
+use super::connections::{Connection, Connections, Entry, Order};
+use super::limits::ConnectionLimits;
+use super::socket::{AnswerBody, RequestBody, Watched, linger};
 use super::{AppState, Backend, metrics_router, router};
 
-/// A connection without a request for one to two of these is closed. Longer than load balancers keep theirs idle, so
-/// that it is they who close first and no request crosses a close.
-const IDLE_LOOK: Duration = Duration::from_secs(75);
 /// How long cut connections get to disappear.
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: usually there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections beyond the limit that are being told so; those beyond this number are closed without a word.
+const MAX_REFUSALS: usize = 64;
+/// How long such a connection may take to hear it.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// What it hears. Written as it is: no request has been read, so there is none to answer in its own dialect. It ends
+/// with the connection, and so needs no length.
+const REFUSAL: &str = concat!(
+    "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
+    r#"{"error":{"message":"too many connections to this api; retry later or use another one","#,
+    r#""type":"server_error","param":null,"code":"too_many_connections"}}"#
+);
 
 /// Listens on `addr` (host:port), the value of `flag`; the listener knows the real port if that was 0.
 ///
@@ -60,38 +73,55 @@ pub async fn serve<B: Backend>(
     listener: TcpListener,
     own_page: Option<TcpListener>,
     state: AppState<B>,
+    limits: ConnectionLimits,
     shutdown: Shutdown,
     grace: Duration,
 ) -> anyhow::Result<()> {
     let state = Arc::new(state);
-    let clients = serve_router(listener, router(&state), shutdown.clone(), grace);
+    let clients = serve_router(listener, router(&state), limits, shutdown.clone(), grace);
     match own_page {
         None => clients.await,
         Some(own_page) => {
-            tokio::join!(clients, serve_router(own_page, metrics_router(&state), shutdown, grace));
+            tokio::join!(clients, serve_router(own_page, metrics_router(&state), limits.own_page(), shutdown, grace));
         }
     }
     Ok(())
 }
 
-async fn serve_router(listener: TcpListener, router: Router, mut shutdown: Shutdown, grace: Duration) {
-    let connections = Arc::new(Connections::default());
-    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + IDLE_LOOK, IDLE_LOOK);
+async fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    mut shutdown: Shutdown,
+    grace: Duration,
+) {
+    let connections = Arc::new(Connections::new(&limits));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+    let mut look = tokio::time::interval(connections.tick());
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut fired = pin!(shutdown.fired());
     let mut number = 0;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.count() >= limits.max_connections => {
+                    if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                        tokio::spawn(async move {
+                            let _too_slow = tokio::time::timeout(REFUSAL_TIME, refuse(stream)).await;
+                            drop(permit);
+                        });
+                    }
+                }
                 Ok((stream, peer)) => {
                     number += 1;
-                    tokio::spawn(connection(stream, peer, router.clone(), connections.enter(number)));
+                    tokio::spawn(connection(stream, peer, router.clone(), connections.enter(number), limits));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection; are there too many open files?");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            _ = look.tick() => connections.look_for_idle(),
+            _ = look.tick() => connections.look(),
             () = &mut fired => break,
         }
     }
@@ -109,28 +139,51 @@ async fn drain(connections: &Connections, grace: Duration) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, entry: Entry) {
+/// Says that there are too many connections, to a client that is heard out so that it gets to read this.
+async fn refuse(mut stream: TcpStream) {
+    if stream.write_all(REFUSAL.as_bytes()).await.is_ok() {
+        linger(&mut stream).await;
+    }
+}
+
+async fn connection(mut stream: TcpStream, peer: SocketAddr, router: Router, entry: Entry, limits: ConnectionLimits) {
     // Answers are written in one piece: waiting to fill a segment only adds delay.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
     }
     let shared = entry.connection();
+    let cut = serve_http(&mut stream, peer, router, shared, limits).await;
+    if !cut && shared.has_left_unread() {
+        linger(&mut stream).await;
+    }
+}
+
+/// Serves requests until the connection ends; returns whether it was cut.
+async fn serve_http(
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    shared: &Arc<Connection>,
+    limits: ConnectionLimits,
+) -> bool {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let busy = shared.begin_request();
         let mut router = router.clone();
         async move {
-            let response = router.call(request.map(Body::new)).await;
-            drop(busy);
-            response as Result<_, Infallible>
+            let request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(shared))));
+            let Ok(response) = router.call(request).await;
+            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, busy)))
         }
     });
     let mut http = pin!(
         http1::Builder::new()
             // `Connections` bounds slow heads for all connections at once.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(stream), service)
+            .max_header_size(limits.max_header_bytes)
+            .serve_connection(TokioIo::new(Watched::new(stream, shared)), service)
     );
     let mut closing = false;
+    let mut cut = false;
     let served = std::future::poll_fn(|cx| {
         match shared.order(cx.waker()) {
             Order::Open => {}
@@ -139,15 +192,23 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, entry: 
                 closing = true;
                 http.as_mut().graceful_shutdown();
             }
-            Order::Cut => return Poll::Ready(Ok(())),
+            Order::Cut => {
+                cut = true;
+                return Poll::Ready(Ok(()));
+            }
         }
         http.as_mut().poll(cx)
     });
     if let Err(error) = served.await {
         tracing::debug!(%error, %peer, "a connection ended early");
     }
+    cut
 }
 
 #[cfg(test)]
 #[path = "server_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "edge_tests.rs"]
+mod edge_tests;

@@ -7,35 +7,39 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::http::fake::{FakeFleet, echo};
 
-const SECONDS: Duration = Duration::from_secs(1);
+pub(super) const SECONDS: Duration = Duration::from_secs(1);
 
-struct Server {
-    addr: SocketAddr,
+pub(super) struct Server {
+    pub(super) addr: SocketAddr,
     trigger: Trigger,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 async fn start(fleet: FakeFleet, grace: Duration) -> Server {
+    start_with(fleet, ConnectionLimits::default(), grace).await
+}
+
+pub(super) async fn start_with(fleet: FakeFleet, limits: ConnectionLimits, grace: Duration) -> Server {
     let listener = bind("--api-addr", "127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (trigger, shutdown) = channel();
-    let task = tokio::spawn(serve(listener, None, fleet.state(), shutdown, grace));
+    let task = tokio::spawn(serve(listener, None, fleet.state(), limits, shutdown, grace));
     Server { addr, trigger, task }
 }
 
-fn request(body: &str) -> String {
+pub(super) fn request(body: &str) -> String {
     format!("POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 /// Everything up to the end of the stream.
-async fn rest(stream: &mut TcpStream) -> String {
+pub(super) async fn rest(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     tokio::time::timeout(5 * SECONDS, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     text
 }
 
 /// One response with a body of known length.
-async fn response(stream: &mut TcpStream) -> String {
+pub(super) async fn response(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut piece = [0; 4096];
     loop {

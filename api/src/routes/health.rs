@@ -6,16 +6,19 @@
 use axum::extract::Query;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::json;
 use crate::http::Backend;
 use crate::http::endpoint::{Answer, Call};
 
-#[derive(Serialize)]
-struct Health {
+#[derive(Serialize, ToSchema)]
+pub struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -24,14 +27,16 @@ struct Wanted {
 }
 
 pub async fn live<B: Backend>(_: Call<B>) -> Answer {
-    json(StatusCode::OK, &Health { status: "live", reason: None })
+    json(StatusCode::OK, &Health { status: "live", reason: None, warning: None })
 }
 
 pub async fn ready<B: Backend>(call: Call<B>) -> Answer {
     let model = Query::<Wanted>::try_from_uri(&call.parts.uri).ok().and_then(|Query(wanted)| wanted.model);
+    let stale = call.state.tenants.as_ref().is_some_and(|tenants| tenants.is_stale());
+    let warning = stale.then_some("the file of API keys cannot be used as it is; the last good one is in force");
     match reason_not_ready(&call.state.backend, model.as_deref()) {
-        None => json(StatusCode::OK, &Health { status: "ready", reason: None }),
-        reason => json(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "not ready", reason }),
+        None => json(StatusCode::OK, &Health { status: "ready", reason: None, warning }),
+        reason => json(StatusCode::SERVICE_UNAVAILABLE, &Health { status: "not ready", reason, warning }),
     }
 }
 

@@ -1,25 +1,32 @@
 //! The way of an embedding request, whatever its dialect: read, validate, submit, write.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::Query;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
+use forebay_shared::async_jobs::AnswerForm;
 use forebay_shared::error::JobError;
+use forebay_shared::ids::TenantName;
 use forebay_shared::job::{Input, Output, Task};
 use forebay_shared::metrics::Check;
 use forebay_shared::model::ModelRecord;
+use forebay_shared::trace::TraceContext;
 use serde::Deserialize;
 
-use super::{json_bytes, vectors};
+use super::{json_bytes, keyed, vectors};
 use crate::dialect::Dialect;
 use crate::dispatch::Submission;
 use crate::error::Failure;
+use crate::http::context::Urgency;
 use crate::http::endpoint::{Answer, Call};
 use crate::http::instruments::InferenceTally;
-use crate::http::{AppState, Backend, body};
+use crate::http::{AppState, Backend, body, media};
+use crate::jobs::{Draft, Key};
 use crate::validate::body::{Fields, parse};
-use crate::validate::embed::{EmbedOptions, options};
+use crate::validate::embed::{EmbedOptions, Encoding, options};
 use crate::validate::rows::RowFault;
 
 /// Longest part of a name that is repeated in an error.
@@ -31,9 +38,18 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
     let mut tally = state.instruments.inference(context.started);
     let answer = async {
         let urgency = context.urgency(&state.limits)?;
-        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+        media::json(&parts.headers)?;
+        let by = urgency.deadline.min(context.started + state.limits.body_timeout);
+        let read = body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
         let bytes = state.instruments.checked(Check::BodySize, read)?;
-        let work = validate(&state, dialect, &parts, &bytes, &mut tally)?;
+        let work = validate(&state, dialect, &parts, &bytes, Some(&mut tally))?;
+        caller.check_model(&work.model.name)?;
+        if let Some(jobs) = &state.jobs
+            && let Some(key) = Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
+        {
+            let draft = draft(caller.tenant, work, dialect, urgency, context.trace);
+            return keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
+        }
         drop(bytes);
         let outputs = state.backend.submit(Submission {
             model: Arc::clone(&work.model),
@@ -57,25 +73,54 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
     answer
 }
 
-/// A request that is worth a job.
-struct Work {
-    model: Arc<ModelRecord>,
-    options: EmbedOptions,
-    rows: Vec<Input>,
+/// The same work as a job that is kept.
+fn draft(tenant: TenantName, work: Work, dialect: Dialect, urgency: Urgency, trace: TraceContext) -> Draft {
+    let Work { model, options, rows } = work;
+    Draft {
+        tenant,
+        model,
+        task: Task::Embed(options.params),
+        form: answer_form(dialect, options.encoding),
+        rows,
+        lane: urgency.lane,
+        timeout: urgency.deadline.saturating_duration_since(Instant::now()),
+        trace,
+        webhook: None,
+        metadata: BTreeMap::new(),
+        express: true,
+    }
 }
 
-fn validate<B: Backend>(
+pub(super) const fn answer_form(dialect: Dialect, encoding: Encoding) -> AnswerForm {
+    match (dialect, encoding) {
+        (Dialect::OpenAi, Encoding::Float) => AnswerForm::OpenAiFloat,
+        (Dialect::OpenAi, Encoding::Base64) => AnswerForm::OpenAiBase64,
+        (Dialect::Tei, _) => AnswerForm::Tei,
+    }
+}
+
+/// A request that is worth a job.
+pub(super) struct Work {
+    pub(super) model: Arc<ModelRecord>,
+    pub(super) options: EmbedOptions,
+    pub(super) rows: Vec<Input>,
+}
+
+/// `tally` is told the model once it is known; none where the request is not answered here.
+pub(super) fn validate<B: Backend>(
     state: &AppState<B>,
     dialect: Dialect,
     parts: &Parts,
     bytes: &[u8],
-    tally: &mut InferenceTally,
+    tally: Option<&mut InferenceTally>,
 ) -> Result<Work, Failure> {
     let instruments = &state.instruments;
     let mut fields = parse(bytes, dialect.input_field(), state.limits.max_inputs)
         .inspect_err(|_| instruments.check(Check::Json, false))?;
     let model = instruments.checked(Check::Model, choose_model(&state.backend, dialect, &fields, &parts.uri))?;
-    tally.set_model(instruments.model(&model.name));
+    if let Some(tally) = tally {
+        tally.set_model(instruments.model(&model.name));
+    }
     let rows = fields.rows.take().unwrap_or(Err(RowFault::Missing));
     instruments.checked_rows(&rows);
     let rows = rows.map_err(|fault| fault.to_error(dialect.input_field()))?;
@@ -122,7 +167,7 @@ pub fn unknown_model(backend: &impl Backend, name: &str) -> JobError {
 fn not_one_model(backend: &impl Backend) -> Failure {
     let models = backend.list();
     if models.is_empty() {
-        return JobError::NoWorker { model: "*".to_owned() }.into();
+        return Failure::NothingServed;
     }
     let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
     Failure::invalid("model", format!("several models are served here; name one in `model`: {}", names.join(", ")))

@@ -1,6 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`, as OpenAI lists models.
 //!
-//! The list holds what the fleet can serve at this moment. An id may contain slashes, plain or as `%2F`.
+//! The list holds what the fleet can serve at this moment and the caller may use. An id may contain slashes, plain or as `%2F`.
 
 use std::sync::Arc;
 
@@ -9,20 +9,22 @@ use axum::http::StatusCode;
 use forebay_shared::error::JobError;
 use forebay_shared::model::ModelRecord;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::inference::unknown_model;
 use super::json;
 use crate::http::Backend;
 use crate::http::endpoint::{Answer, Call};
 
-#[derive(Serialize)]
-struct List<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelList)]
+pub struct List<'a> {
     object: &'static str,
     data: Vec<Model<'a>>,
 }
 
-#[derive(Serialize)]
-struct Model<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -36,7 +38,8 @@ impl<'a> From<&'a Arc<ModelRecord>> for Model<'a> {
 }
 
 pub async fn list<B: Backend>(call: Call<B>) -> Answer {
-    let models = call.state.backend.list();
+    let mut models = call.state.backend.list();
+    models.retain(|model| call.caller.may_use_model(&model.name));
     json(StatusCode::OK, &List { object: "list", data: models.iter().map(Model::from).collect() })
 }
 
@@ -46,6 +49,7 @@ pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
         return Err(unknown_model(backend, "?").into());
     };
     match backend.find(&id) {
+        Some(model) if call.caller.check_model(&model.name).is_err() => Err(unknown_model(backend, &id).into()),
         Some(model) => json(StatusCode::OK, &Model::from(&model)),
         None if !backend.is_ready() => Err(JobError::BrokerUnavailable.into()),
         None => Err(unknown_model(backend, &id).into()),

@@ -2,13 +2,15 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::json;
 use crate::http::Backend;
 use crate::http::endpoint::{Answer, Call};
 
-#[derive(Serialize)]
-struct Page {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Overview)]
+pub struct Page {
     name: &'static str,
     version: &'static str,
     health: &'static str,
@@ -16,7 +18,7 @@ struct Page {
     links: Links,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Links {
     embeddings: &'static str,
     embed: &'static str,
@@ -24,6 +26,8 @@ struct Links {
     live: &'static str,
     ready: &'static str,
     metrics: &'static str,
+    docs: &'static str,
+    openapi: &'static str,
 }
 
 pub async fn show<B: Backend>(call: Call<B>) -> Answer {
@@ -42,6 +46,8 @@ pub async fn show<B: Backend>(call: Call<B>) -> Answer {
                 live: "/health/live",
                 ready: "/health/ready",
                 metrics: "/metrics",
+                docs: "/docs",
+                openapi: "/openapi.json",
             },
         },
     )

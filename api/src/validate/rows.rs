@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::scalar::whole;
 use forebay_shared::error::JobError;
 use forebay_shared::job::{Input, MAX_INPUT_BYTES};
 use forebay_shared::metrics::Check;
@@ -179,8 +180,8 @@ impl<'de> Visitor<'de> for ElementSeed {
         Ok(Element::Number(None))
     }
 
-    fn visit_f64<E>(self, _fraction: f64) -> Result<Element, E> {
-        Ok(Element::Number(None))
+    fn visit_f64<E>(self, number: f64) -> Result<Element, E> {
+        Ok(Element::Number(whole(number).and_then(|number| u32::try_from(number).ok())))
     }
 
     otherwise! { visit_bool(bool), map => Element::Other }

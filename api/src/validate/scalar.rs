@@ -52,6 +52,12 @@ impl<'a> Scalar<'a> {
     }
 }
 
+/// A number that is written with a fraction but has none: to JSON, 2.0 and 2 are the same.
+pub fn whole(number: f64) -> Option<u64> {
+    let exact = (0.0..=f64::from(u32::MAX)).contains(&number) && number.fract() == 0.0;
+    exact.then_some(number as u64)
+}
+
 impl<'de> Deserialize<'de> for Scalar<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ScalarVisitor)
@@ -87,8 +93,8 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other)
     }
 
-    fn visit_f64<E>(self, _fraction: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(whole(number).map_or(Scalar::Other, Scalar::Unsigned))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {

@@ -114,6 +114,24 @@ labels! {
         Draining = "draining",
     }
 
+    /// Where an asynchronous job stands.
+    pub enum JobState {
+        Queued = "queued", Running = "running", Done = "done", Failed = "failed", Dead = "dead",
+        Cancelled = "cancelled", Expired = "expired",
+    }
+
+    /// What became of one call of a webhook.
+    pub enum CallOutcome {
+        /// Answered with 2xx.
+        Delivered = "delivered",
+        /// Not answered, or with another status; tried again later.
+        Retried = "retried",
+        /// Not tried again.
+        GivenUp = "given_up",
+        /// The address is not one that may be called.
+        Refused = "refused",
+    }
+
     /// Why a batch was closed.
     pub enum CloseReason {
         Full = "full", Tokens = "tokens", DeviceIdle = "device_idle", MaxDelay = "max_delay", Deadline = "deadline",
@@ -188,6 +206,21 @@ impl From<&crate::job::Task> for Task {
     fn from(task: &crate::job::Task) -> Self {
         match task {
             crate::job::Task::Embed(_) => Self::Embed,
+        }
+    }
+}
+
+impl From<crate::async_jobs::State> for JobState {
+    fn from(state: crate::async_jobs::State) -> Self {
+        use crate::async_jobs::State;
+        match state {
+            State::Queued => Self::Queued,
+            State::Running => Self::Running,
+            State::Done => Self::Done,
+            State::Failed => Self::Failed,
+            State::Dead => Self::Dead,
+            State::Cancelled => Self::Cancelled,
+            State::Expired => Self::Expired,
         }
     }
 }

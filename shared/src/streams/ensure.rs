@@ -5,7 +5,10 @@ use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
 use async_nats::jetstream::{self, ErrorCode, kv, object_store};
 
 use super::fields::{check, of_consumer, of_store, of_stream};
-use super::{Bucket, Objects, Queue, jobs_stream, jobs_stream_config, lane_consumer_config, queue_config, storage};
+use super::{
+    Bucket, Objects, Queue, bucket_config, jobs_stream, jobs_stream_config, lane_consumer_config, objects_config,
+    queue_config,
+};
 use crate::ids::{Lane, ModelToken};
 use crate::settings::StoreArgs;
 
@@ -27,8 +30,8 @@ pub enum EnsureError {
 /// The fleet's streams, buckets and object stores, as one process opens them.
 #[derive(Clone)]
 pub struct Stores {
-    js: jetstream::Context,
-    args: StoreArgs,
+    pub(super) js: jetstream::Context,
+    pub(super) args: StoreArgs,
 }
 
 impl Stores {
@@ -104,20 +107,14 @@ impl Stores {
     /// [`EnsureError::Create`] if the broker refuses, [`EnsureError::Mismatch`] if the bucket is kept differently.
     pub async fn bucket(&self, bucket: Bucket) -> Result<kv::Store, EnsureError> {
         let name = bucket.name().to_owned();
+        let wanted = bucket_config(bucket, &self.args);
         let config = kv::Config {
             bucket: name.clone(),
             history: 1,
-            storage: storage(self.args.durability),
-            max_age: bucket.keep(&self.args).unwrap_or_default(),
-            max_bytes: bucket.max_bytes(),
-            num_replicas: self.args.durability.replicas(),
-            ..Default::default()
-        };
-        let wanted = StreamConfig {
-            storage: config.storage,
-            num_replicas: config.num_replicas,
-            max_bytes: config.max_bytes,
-            max_age: config.max_age,
+            storage: wanted.storage,
+            max_age: wanted.max_age,
+            max_bytes: wanted.max_bytes,
+            num_replicas: wanted.num_replicas,
             ..Default::default()
         };
         let store = match self.js.get_key_value(&name).await {
@@ -141,12 +138,12 @@ impl Stores {
     /// As [`Self::bucket`].
     pub async fn objects(&self, objects: Objects) -> Result<object_store::ObjectStore, EnsureError> {
         let name = objects.name().to_owned();
+        let wanted = objects_config(objects, &self.args);
         let config = object_store::Config {
             bucket: name.clone(),
-            max_age: objects.keep(&self.args),
-            max_bytes: objects.max_bytes(),
-            // Always on file: what is kept here belongs to jobs whose acceptance promised more than a connection.
-            num_replicas: self.args.durability.replicas(),
+            max_age: wanted.max_age,
+            max_bytes: wanted.max_bytes,
+            num_replicas: wanted.num_replicas,
             ..Default::default()
         };
         if let Ok(store) = self.js.get_object_store(&name).await {
@@ -177,7 +174,7 @@ async fn create_stream(js: &jetstream::Context, config: StreamConfig) -> Result<
     }
 }
 
-fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
+pub(super) fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), jetstream::context::GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 

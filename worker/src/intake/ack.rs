@@ -32,7 +32,19 @@ impl DeliveryInfo {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn fuzz_ack_subjects(subject in "(\\$JS\\.ACK\\.)?([a-zA-Z0-9_$-]{0,3}\\.){0,12}[0-9]{0,25}|\\PC{0,60}") {
+            if let Some(info) = DeliveryInfo::parse(&subject) {
+                let again = format!("$JS.ACK.S.c.{}.1.{}.1.{}", info.delivered, info.consumer_seq, info.pending);
+                prop_assert_eq!(DeliveryInfo::parse(&again), Some(info));
+            }
+        }
+    }
 
     #[test]
     fn both_forms_are_read() {

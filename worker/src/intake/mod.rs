@@ -21,6 +21,7 @@ use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::ids::{BootId, Lane, ModelToken};
 use forebay_shared::job::{Bundle, Job};
+use forebay_shared::planted::Bug;
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::subjects;
 use futures::StreamExt;
@@ -173,6 +174,10 @@ impl Intake {
             Ok(bundle) => bundle,
             Err(error) => return self.refuse(&ack, &error),
         };
+        if Bug::AckBeforeAnswer.is_planted() {
+            let (client, ack) = (self.link.client.clone(), ack.clone());
+            tokio::spawn(async move { client.publish(ack, "+ACK".into()).await });
+        }
         let taken = Taken {
             api: bundle.api,
             bundle: bundle.number,

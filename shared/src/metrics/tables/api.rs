@@ -1,6 +1,6 @@
 use crate::ids::{Lane, ModelName};
 use crate::metrics::labels::{
-    Check, CheckResult, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+    CallOutcome, Check, CheckResult, JobState, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -20,6 +20,8 @@ crate::metrics::schema::metrics! {
         predictions_total: Counter { model: ModelName, task: Task } merge Sum,
         /// Tokens of answered requests, as the model counted them.
         tokens_total: Counter { model: ModelName, kind: TokenKind } merge Sum,
+        /// Requests refused with 401: without a key, or with one that is not known.
+        auth_failures_total: Counter {} merge Sum,
         /// Checks of requests before they become jobs. A check that another made pointless is not counted.
         input_checks_total: Counter { check: Check, result: CheckResult } merge Sum,
         /// Publishes of a bundle that the broker did not acknowledge.
@@ -37,5 +39,9 @@ crate::metrics::schema::metrics! {
         clock_offset_seconds: Gauge {} merge Max,
         /// Times the NATS client dropped messages because this process did not take them fast enough.
         slow_consumer_total: Counter {} merge Sum,
+        /// Asynchronous jobs by state, as long as their records are kept. Every api sees all of them.
+        async_jobs: Gauge { state: JobState } merge Max,
+        /// Calls of webhooks, by outcome; each try counts.
+        webhook_deliveries_total: Counter { outcome: CallOutcome } merge Sum,
     }
 }

@@ -1,0 +1,264 @@
+//! One attempt at one job: from its envelope to an end in its record.
+//!
+//! Order of writes: the result's object, then the record, then (by the caller) the acknowledgement. Whoever loses the
+//! compare-and-swap deletes its object. The attempt is given up as soon as the record says that the job has ended
+//! elsewhere: cancelled, expired, or finished by another api.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay_shared::async_jobs::{
+    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, ResultRef, envelope_object, row_id,
+};
+use forebay_shared::codec::{self, CodecError};
+use forebay_shared::error::JobError;
+use forebay_shared::job::Output;
+use forebay_shared::metrics::TokenKind;
+use forebay_shared::trace::TraceContext;
+
+use super::Jobs;
+use super::board::Changes;
+use crate::dialect::Dialect;
+use crate::dispatch::{FixedIds, Submission};
+use crate::routes::vectors;
+use crate::validate::embed::Encoding;
+
+/// What to do with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its job has ended, or is not ours to run any more.
+    Ended,
+    /// Give it back, to be delivered again after this time.
+    Later(Duration),
+    /// There is no record: its acceptance was taken back, or a replica of the bucket does not have it yet.
+    Missing,
+}
+
+/// Attempts after which a job has failed: a backstop against one that ends apis.
+const MAX_ATTEMPTS: u32 = 100;
+/// A message that this process cannot read is for a newer one.
+const UNREADABLE: Verdict = Verdict::Later(Duration::from_secs(30));
+/// The broker does not answer for records: somebody else may have more luck.
+const STORE_DOWN: Verdict = Verdict::Later(Duration::from_secs(1));
+/// The record is not there yet: a dead job is being begun anew.
+const NOT_YET: Verdict = Verdict::Later(Duration::from_secs(1));
+/// Bounds of the pause before work that found no capacity is submitted again.
+const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(2);
+
+/// # Errors
+/// What to do with a message that is no envelope: it may be from a newer process, and is never thrown away.
+pub fn read(payload: &[u8]) -> Result<Envelope, Verdict> {
+    codec::decode::<Envelope>(payload).map_err(|error| {
+        match error {
+            CodecError::Version(version) => tracing::debug!(version, "an asynchronous job is for a newer process"),
+            error => tracing::warn!(%error, "an asynchronous job cannot be read"),
+        }
+        UNREADABLE
+    })
+}
+
+impl Jobs {
+    pub(super) async fn attempt(&self, envelope: Envelope) -> Verdict {
+        let key = JobKey::new(&envelope.tenant, &envelope.job);
+        let changes = self.board.subscribe(&key);
+        let record = match self.records.get(&key).await {
+            Ok(Some((record, _))) => record,
+            Ok(None) => return Verdict::Missing,
+            Err(_) => return STORE_DOWN,
+        };
+        let generation = envelope.generation;
+        let now_us = self.clock.now_us();
+        if record.generation > generation || (record.generation == generation && record.state.is_terminal()) {
+            return Verdict::Ended;
+        }
+        if record.generation < generation {
+            return if now_us >= envelope.deadline_us { Verdict::Ended } else { NOT_YET };
+        }
+        if now_us >= envelope.deadline_us {
+            return self.settle(&key, &Event::Expire).await;
+        }
+        let attempt = match self.records.change(&key, &Event::Start { generation }, now_us / 1_000).await {
+            Ok(record) => record.attempts,
+            Err(ChangeError::Store(_)) => return STORE_DOWN,
+            Err(ChangeError::NotFound | ChangeError::Refused(..)) => return Verdict::Ended,
+        };
+        if attempt > MAX_ATTEMPTS {
+            tracing::error!(job = %envelope.job, attempt, "a job was begun too often and is given up");
+            let ending = Ending::Failed(JobError::Internal);
+            return self.settle(&key, &Event::Finish { generation, ending }).await;
+        }
+        tokio::select! {
+            outcome = self.run(&envelope) => self.finish(&key, &envelope, attempt, outcome).await,
+            () = ended_elsewhere(changes, generation) => Verdict::Ended,
+        }
+    }
+
+    /// Submits until it is answered, waiting while there is no capacity. A repeat is the same jobs.
+    async fn run(&self, envelope: &Envelope) -> Result<Vec<Output>, JobError> {
+        let deadline = self.clock.instant(envelope.deadline_us);
+        let ids = (0..envelope.rows.len()).map(|row| row_id(&envelope.job, row, envelope.generation)).collect();
+        let fixed = FixedIds { jobs: ids, generation: envelope.generation };
+        loop {
+            let model = self.registry.find(envelope.model.as_str()).filter(|model| model.token == envelope.token);
+            let error = match model {
+                None => JobError::NoWorker { model: envelope.model.to_string() },
+                Some(model) => {
+                    let submission = Submission {
+                        model,
+                        tenant: envelope.tenant.clone(),
+                        lane: envelope.lane,
+                        task: envelope.task.clone(),
+                        rows: envelope.rows.clone(),
+                        fixed: Some(fixed.clone()),
+                        deadline,
+                        trace: envelope.trace.unwrap_or_else(TraceContext::root),
+                    };
+                    match Box::pin(self.dispatch.submit(submission)).await {
+                        Ok(outputs) => return Ok(outputs),
+                        Err(error) => error,
+                    }
+                }
+            };
+            let Some(pause) = pause_before_another(&error) else { return Err(error) };
+            if Instant::now() + pause >= deadline {
+                tokio::time::sleep_until(deadline.into()).await;
+                return Err(JobError::DeadlineExceeded);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn finish(
+        &self,
+        key: &JobKey,
+        envelope: &Envelope,
+        attempt: u32,
+        outcome: Result<Vec<Output>, JobError>,
+    ) -> Verdict {
+        let generation = envelope.generation;
+        let name = format!("{}/{generation}/{attempt}", envelope.job);
+        let answered = match &outcome {
+            Ok(outputs) => {
+                let (dialect, encoding) = form(envelope.form);
+                vectors::body(outputs, envelope.model.as_str(), dialect, encoding).await
+            }
+            Err(error) => Err(error.clone()),
+        };
+        let ending = match answered {
+            Ok(text) => match self.keep(name.clone(), text).await {
+                Ok(result) => Ending::Done(result),
+                Err(_) => return STORE_DOWN,
+            },
+            Err(JobError::DeadlineExceeded) => return self.settle(key, &Event::Expire).await,
+            Err(error @ JobError::DeadLettered { .. }) => {
+                // Kept, so that it can be begun anew: its message leaves the queue.
+                let Ok(bytes) = codec::encode(envelope) else { return UNREADABLE };
+                if self.keep_object(&envelope_object(&envelope.job), &bytes).await.is_err() {
+                    return STORE_DOWN;
+                }
+                Ending::Dead(error)
+            }
+            Err(error) => Ending::Failed(error),
+        };
+        let ours = matches!(&ending, Ending::Done(ResultRef::Object { .. }));
+        match self.records.change(key, &Event::Finish { generation, ending }, self.now_ms()).await {
+            Ok(record) => {
+                self.count(&record, outcome.as_deref().unwrap_or_default());
+                Verdict::Ended
+            }
+            Err(ChangeError::Store(_)) => STORE_DOWN,
+            Err(ChangeError::NotFound) => {
+                self.drop_lost(ours, &name, None).await;
+                Verdict::Ended
+            }
+            Err(ChangeError::Refused(_, record)) => {
+                self.drop_lost(ours, &name, record.result.as_ref()).await;
+                Verdict::Ended
+            }
+        }
+    }
+
+    /// The record points at somebody else's result, or at none; unless a write of ours was only never answered for.
+    async fn drop_lost(&self, ours: bool, name: &str, winner: Option<&ResultRef>) {
+        let won = matches!(winner, Some(ResultRef::Object { name: kept, .. }) if kept == name);
+        if ours && !won {
+            self.drop_object(name).await;
+        }
+    }
+
+    async fn settle(&self, key: &JobKey, event: &Event) -> Verdict {
+        match self.records.change(key, event, self.now_ms()).await {
+            Err(ChangeError::Store(_)) => STORE_DOWN,
+            Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => Verdict::Ended,
+        }
+    }
+
+    /// Rows and tokens count once, for who ended the job.
+    fn count(&self, record: &Record, outputs: &[Output]) {
+        let model = record.model.clone();
+        let task = forebay_shared::metrics::Task::Embed;
+        self.metrics.predictions_total.with(&(model.clone(), task)).inc_by(outputs.len() as u64);
+        self.metrics.tokens_total.with(&(model, TokenKind::Prompt)).inc_by(vectors::tokens(outputs));
+    }
+}
+
+/// How long to wait before the same work is submitted again; `None` if that cannot help.
+fn pause_before_another(error: &JobError) -> Option<Duration> {
+    match error {
+        JobError::Overloaded { retry_after_ms } | JobError::DeadlineUnreachable { retry_after_ms, .. } => {
+            Some(Duration::from_millis(*retry_after_ms).clamp(*WAIT.start(), *WAIT.end()))
+        }
+        JobError::NoWorker { .. } | JobError::BrokerUnavailable => Some(Duration::from_millis(500)),
+        JobError::InvalidInput { .. }
+        | JobError::InputTooLong { .. }
+        | JobError::ModelNotFound { .. }
+        | JobError::PayloadTooLarge { .. }
+        | JobError::TooManyInputs { .. }
+        | JobError::DeadlineExceeded
+        | JobError::Cancelled
+        | JobError::BadOutput { .. }
+        | JobError::DeadLettered { .. }
+        | JobError::Internal => None,
+    }
+}
+
+const fn form(form: AnswerForm) -> (Dialect, Encoding) {
+    match form {
+        AnswerForm::OpenAiFloat => (Dialect::OpenAi, Encoding::Float),
+        AnswerForm::OpenAiBase64 => (Dialect::OpenAi, Encoding::Base64),
+        AnswerForm::Tei => (Dialect::Tei, Encoding::Float),
+    }
+}
+
+/// Resolves once the record says that this generation has ended.
+async fn ended_elsewhere(mut changes: Changes, generation: u32) {
+    let over = |record: &Option<Arc<Record>>| {
+        record.as_ref().is_some_and(|record| {
+            record.generation > generation || (record.generation == generation && record.state.is_terminal())
+        })
+    };
+    if changes.wait_for(over).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_time_can_mend_is_tried_again() {
+        assert_eq!(pause_before_another(&JobError::Overloaded { retry_after_ms: 0 }), Some(*WAIT.start()));
+        assert_eq!(pause_before_another(&JobError::Overloaded { retry_after_ms: 60_000 }), Some(*WAIT.end()));
+        assert!(pause_before_another(&JobError::NoWorker { model: "m".to_owned() }).is_some());
+        for error in [JobError::Internal, JobError::DeadlineExceeded, JobError::InputTooLong { got: 2, max: 1 }] {
+            assert_eq!(pause_before_another(&error), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_envelope_goes_back() {
+        assert_eq!(read(&[9, 1, 2]), Err(UNREADABLE));
+        assert_eq!(read(b""), Err(UNREADABLE));
+    }
+}

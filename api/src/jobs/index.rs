@@ -1,0 +1,146 @@
+//! What is known about all jobs without asking the broker: a plain table, fed by [`super::board`], told the time.
+//!
+//! It holds the time and state of every record that is kept, and of those that have not ended also where they stand.
+//! Invariant: a job is in exactly one of the two maps.
+
+use forebay_shared::async_jobs::{JobKey, Record, State};
+use forebay_shared::ids::{JobId, ModelToken};
+use rustc_hash::FxHashMap;
+
+/// A job that has not ended.
+#[derive(Debug)]
+struct Live {
+    key: JobKey,
+    id: JobId,
+    token: ModelToken,
+    state: State,
+    deadline_ms: u64,
+    /// When the record was last written, as far as this process knows.
+    written_ms: u64,
+}
+
+#[derive(Debug)]
+pub struct Index {
+    live: FxHashMap<String, Live>,
+    ended: FxHashMap<String, (State, u64)>,
+    /// How long the bucket keeps a record after its last change.
+    keep_ms: u64,
+}
+
+impl Index {
+    pub fn new(keep_ms: u64) -> Self {
+        Self { live: FxHashMap::default(), ended: FxHashMap::default(), keep_ms }
+    }
+
+    /// Takes a record as it now is.
+    pub fn observe(&mut self, record: &Record, now_ms: u64) {
+        let key = JobKey::new(&record.tenant, &record.id);
+        let name = key.as_str().to_owned();
+        if record.state.is_terminal() {
+            self.live.remove(&name);
+            self.ended.insert(name, (record.state, record.ended_ms.unwrap_or(now_ms)));
+        } else {
+            self.ended.remove(&name);
+            let (id, token, state) = (record.id, record.token.clone(), record.state);
+            self.live.insert(name, Live { key, id, token, state, deadline_ms: record.deadline_ms, written_ms: now_ms });
+        }
+    }
+
+    /// The record is gone.
+    pub fn forget(&mut self, key: &str) {
+        self.live.remove(key);
+        self.ended.remove(key);
+    }
+
+    /// Jobs whose deadline passed `grace_ms` ago or earlier and that have not ended.
+    pub fn overdue(&self, now_ms: u64, grace_ms: u64) -> Vec<JobKey> {
+        let late = self.live.values().filter(|live| live.deadline_ms + grace_ms <= now_ms);
+        late.map(|live| live.key.clone()).collect()
+    }
+
+    /// Jobs that have not ended and whose record would be dropped before long.
+    pub fn fading(&self, now_ms: u64) -> Vec<JobKey> {
+        let old = self.live.values().filter(|live| live.written_ms + self.keep_ms / 2 <= now_ms);
+        old.map(|live| live.key.clone()).collect()
+    }
+
+    /// How many jobs for the same weights wait longer than this one. An estimate: lanes and tenants are not considered.
+    pub fn ahead(&self, token: &ModelToken, id: &JobId) -> usize {
+        let waiting = |live: &&Live| live.state == State::Queued && live.token == *token && live.id < *id;
+        self.live.values().filter(waiting).count()
+    }
+
+    /// Jobs in each state, in the order of [`State::ALL`]; forgets those whose records are not kept any more.
+    pub fn count(&mut self, now_ms: u64) -> [usize; State::ALL.len()] {
+        let keep_ms = self.keep_ms;
+        self.ended.retain(|_, (_, ended_ms)| *ended_ms + keep_ms > now_ms);
+        let mut counts = [0; State::ALL.len()];
+        let states = self.live.values().map(|live| live.state).chain(self.ended.values().map(|(state, _)| *state));
+        for state in states {
+            if let Some(at) = State::ALL.iter().position(|known| *known == state) {
+                counts[at] += 1;
+            }
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_shared::async_jobs::{Event, new_job_id};
+    use forebay_shared::ids::TenantName;
+
+    use super::*;
+
+    fn record(created_ms: u64) -> Record {
+        let (id, tenant) = (new_job_id(created_ms), TenantName::default());
+        Record::new(id, tenant, "m".into(), "m-0123456789".into(), "embed", 1, created_ms, created_ms + 1_000)
+    }
+
+    #[test]
+    fn a_job_is_overdue_until_it_has_ended() {
+        let mut index = Index::new(10_000);
+        let job = record(1_000);
+        index.observe(&job, 1_000);
+        assert!(index.overdue(2_499, 500).is_empty());
+        assert_eq!(index.overdue(2_500, 500), [JobKey::new(&job.tenant, &job.id)]);
+        index.observe(&job.apply(Event::Expire, 2_500).unwrap(), 2_500);
+        assert!(index.overdue(9_999, 0).is_empty());
+    }
+
+    #[test]
+    fn states_are_counted_as_long_as_records_are_kept() {
+        let mut index = Index::new(10_000);
+        let (first, second) = (record(1_000), record(1_001));
+        index.observe(&first, 1_000);
+        index.observe(&second, 1_001);
+        assert_eq!(index.count(1_002), [2, 0, 0, 0, 0, 0, 0]);
+        index.observe(&first.apply(Event::Cancel, 2_000).unwrap(), 2_000);
+        assert_eq!(index.count(2_000), [1, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(index.count(12_000), [1, 0, 0, 0, 0, 0, 0], "its record is gone");
+        index.forget(JobKey::new(&second.tenant, &second.id).as_str());
+        assert_eq!(index.count(12_000), [0; 7]);
+    }
+
+    #[test]
+    fn the_older_of_the_same_model_stand_ahead() {
+        let mut index = Index::new(10_000);
+        let jobs: Vec<_> = (0..3).map(|at| record(1_000 + at)).collect();
+        jobs.iter().for_each(|job| index.observe(job, job.created_ms));
+        assert_eq!(index.ahead(&jobs[2].token, &jobs[2].id), 2);
+        index.observe(&jobs[0].apply(Event::Start { generation: 0 }, 2_000).unwrap(), 2_000);
+        assert_eq!(index.ahead(&jobs[2].token, &jobs[2].id), 1, "what runs does not wait");
+        assert_eq!(index.ahead(&"other-0123456789".into(), &jobs[2].id), 0);
+    }
+
+    #[test]
+    fn a_record_that_waits_long_is_renewed_before_it_fades() {
+        let mut index = Index::new(10_000);
+        let job = record(1_000);
+        index.observe(&job, 1_000);
+        assert!(index.fading(5_999).is_empty());
+        assert_eq!(index.fading(6_000).len(), 1);
+        index.observe(&job, 6_000);
+        assert!(index.fading(6_000).is_empty());
+    }
+}

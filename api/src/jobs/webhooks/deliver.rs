@@ -1,0 +1,181 @@
+//! Makes the calls that wait, and tries again what fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::{AckKind, Message};
+use forebay_shared::async_jobs::{Call, ChangeError, Event, JobKey, Record, ResultRef, Webhook, WebhookState};
+use forebay_shared::codec;
+use forebay_shared::metrics::CallOutcome;
+use forebay_shared::streams::ack_wait;
+use futures::StreamExt;
+use serde::Serialize;
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::Semaphore;
+
+use super::{backoff, target};
+use crate::jobs::Jobs;
+use crate::jobs::view::View;
+
+/// Calls of one api at the same time.
+const AT_ONCE: usize = 32;
+const PULL: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Delivered,
+    /// The receiver may take it later.
+    Failed,
+    /// The receiver said that it does not want any more (410).
+    Gone,
+    /// It must not be called.
+    Refused,
+}
+
+/// What is sent.
+#[derive(Serialize)]
+struct Payload<'a> {
+    r#type: String,
+    timestamp: String,
+    data: View<'a>,
+}
+
+pub(super) async fn run(jobs: Arc<Jobs>, client: reqwest::Client, waiting: Consumer<pull::Config>) {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut stop = jobs.shutdown.clone();
+    tokio::select! {
+        () = async {
+            loop {
+                if let Err(error) = take(&jobs, &client, &waiting, &room).await {
+                    tracing::debug!(%error, "cannot take calls of webhooks");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        } => {}
+        () = stop.fired() => {}
+    }
+}
+
+async fn take(
+    jobs: &Arc<Jobs>,
+    client: &reqwest::Client,
+    waiting: &Consumer<pull::Config>,
+    room: &Arc<Semaphore>,
+) -> anyhow::Result<()> {
+    // Room for one at least; what else is free goes with it.
+    drop(room.acquire().await?);
+    let free = room.available_permits().clamp(1, AT_ONCE);
+    let mut batch = waiting.batch().max_messages(free).expires(PULL).messages().await?;
+    while let Some(message) = batch.next().await {
+        let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let permit = Arc::clone(room).acquire_owned().await?;
+        let (jobs, client) = (Arc::clone(jobs), client.clone());
+        tokio::spawn(async move {
+            let answer = jobs.deliver(&client, &message).await;
+            if let Err(error) = message.ack_with(answer).await {
+                tracing::debug!(%error, "cannot answer for a call");
+            }
+            drop(permit);
+        });
+    }
+    Ok(())
+}
+
+impl Jobs {
+    /// One try, and what to tell the queue.
+    async fn deliver(&self, client: &reqwest::Client, message: &Message) -> AckKind {
+        let Ok(call) = codec::decode::<Call>(&message.payload) else { return AckKind::Nak(Some(30 * PAUSE)) };
+        let key = JobKey::new(&call.tenant, &call.job);
+        let record = match self.records.get(&key).await {
+            Ok(Some((record, _))) if record.generation == call.generation => record,
+            Ok(_) => return AckKind::Ack,
+            Err(_) => return AckKind::Nak(Some(PAUSE)),
+        };
+        let Some(webhook) = record.webhook.as_ref().filter(|webhook| webhook.state == WebhookState::Pending) else {
+            return AckKind::Ack;
+        };
+        let mut trying = std::pin::pin!(self.call(client, &call, &record, webhook));
+        let every = ack_wait(self.stores.args().durability) / 3;
+        let tried = loop {
+            tokio::select! {
+                tried = &mut trying => break tried,
+                () = tokio::time::sleep(every) => {
+                    let _lost = message.ack_with(AckKind::Progress).await;
+                }
+            }
+        };
+        let attempt = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(u32::MAX));
+        let last = attempt >= self.args.webhook_attempts;
+        let (outcome, state) = match tried {
+            Tried::Delivered => (CallOutcome::Delivered, Some(WebhookState::Delivered)),
+            Tried::Refused => (CallOutcome::Refused, Some(WebhookState::Failed)),
+            Tried::Gone => (CallOutcome::GivenUp, Some(WebhookState::Failed)),
+            Tried::Failed if last => (CallOutcome::GivenUp, Some(WebhookState::Failed)),
+            Tried::Failed => (CallOutcome::Retried, None),
+        };
+        self.metrics.webhook_deliveries_total.with(&(outcome,)).inc();
+        let Some(state) = state else {
+            let (min, max) = (self.args.webhook_retry_min, self.args.webhook_retry_max);
+            return AckKind::Nak(Some(backoff::pause(attempt, min, max, rand::random())));
+        };
+        if state == WebhookState::Failed {
+            tracing::info!(job = %call.job, attempt, outcome = outcome.as_str(), "a webhook is given up");
+        }
+        match self.records.change(&key, &Event::Called { generation: call.generation, state }, self.now_ms()).await {
+            Err(ChangeError::Store(_)) => AckKind::Nak(Some(PAUSE)),
+            Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => AckKind::Ack,
+        }
+    }
+
+    async fn call(&self, client: &reqwest::Client, call: &Call, record: &Record, webhook: &Webhook) -> Tried {
+        let Ok(url) = target::check(&webhook.url, self.args.webhook_allow_private) else { return Tried::Refused };
+        let Some(secret) = webhook.secret.as_ref().or(self.fleet_secret.as_ref()) else {
+            tracing::warn!("a webhook cannot be signed: it has no secret, and there is no --webhook-secret-file");
+            return Tried::Failed;
+        };
+        let Some(body) = body(record) else { return Tried::Failed };
+        let (id, timestamp) = (call.id(), (self.now_ms() / 1_000).cast_signed());
+        let signed = standardwebhooks::Webhook::new(secret).and_then(|key| key.sign(&id, timestamp, &body));
+        let Ok(signature) = signed else { return Tried::Failed };
+        let sent = client
+            .post(url)
+            .header("content-type", "application/json")
+            .header(HEADER_WEBHOOK_ID, id)
+            .header(HEADER_WEBHOOK_TIMESTAMP, timestamp)
+            .header(HEADER_WEBHOOK_SIGNATURE, signature)
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            Ok(response) if response.status().is_success() => Tried::Delivered,
+            Ok(response) if response.status() == reqwest::StatusCode::GONE => Tried::Gone,
+            Ok(response) => {
+                tracing::debug!(job = %call.job, status = response.status().as_u16(), "a webhook was not taken");
+                Tried::Failed
+            }
+            Err(error) if target::was_refused(&error) => Tried::Refused,
+            Err(error) => {
+                // Without the address: it may carry a token.
+                tracing::debug!(job = %call.job, error = %error.without_url(), "a webhook was not reached");
+                Tried::Failed
+            }
+        }
+    }
+}
+
+/// The same for every try. A large result is not part of it: it is fetched from `/v1/jobs/{id}`.
+fn body(record: &Record) -> Option<Vec<u8>> {
+    let ended_ms = record.ended_ms.unwrap_or(record.created_ms);
+    let ended = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ended_ms) * 1_000_000).ok()?;
+    let data = match &record.result {
+        Some(ResultRef::Inline(text)) => View::new(record).result(text.as_bytes()),
+        _ => View::new(record),
+    };
+    let r#type = format!("job.{}", record.state.as_str());
+    serde_json::to_vec(&Payload { r#type, timestamp: ended.format(&Rfc3339).ok()?, data }).ok()
+}

@@ -1,0 +1,213 @@
+//! `/v1/jobs`: work that is accepted now and done later.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /v1/jobs` | 202 with the job, once the broker has its record and its input |
+//! | `GET /v1/jobs?state=&limit=&after=` | the caller's jobs, newest first |
+//! | `GET /v1/jobs/{id}?wait=10s` | the job, its place in the queue, its result; with `wait` as soon as it has ended |
+//! | `DELETE /v1/jobs/{id}` | the job, cancelled; 409 if it has ended |
+//! | `GET /v1/jobs/{id}/events` | its states as server-sent events ([`events`]) |
+//!
+//! Another tenant's job does not exist.
+
+mod body;
+pub mod events;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::{HeaderValue, StatusCode, header};
+use forebay_shared::async_jobs::{JobKey, Record, State};
+use forebay_shared::error::JobError;
+use forebay_shared::ids::JobId;
+use forebay_shared::job::Task;
+use forebay_shared::metrics::Check;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::inference::{answer_form, validate};
+use super::keyed::mark_replayed;
+use super::{inference, json};
+use crate::dialect::Dialect;
+use crate::error::Failure;
+use crate::http::context::parse_timeout;
+use crate::http::endpoint::{Answer, Call};
+use crate::http::{AppState, Backend, body as http_body};
+use crate::jobs::view::View;
+use crate::jobs::{Draft, Jobs, Key};
+
+/// How long a request waits for somebody else's reservation of its idempotency key.
+const RESERVATION_LIMIT: Duration = Duration::from_secs(10);
+/// Longest `?wait=`.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+const DEFAULT_LIMIT: usize = 20;
+const MAX_LIMIT: usize = 100;
+/// Most records that one page looks at when it filters.
+const MAX_SCAN: usize = 1_000;
+/// Records read at the same time.
+const READ_AHEAD: usize = 16;
+
+pub async fn create<B: Backend>(call: Call<B>) -> Answer {
+    let Call { state, context, caller, parts, body } = call;
+    let jobs = layer(&state)?;
+    let urgency = context.urgency(&state.limits)?;
+    let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+    let bytes = state.instruments.checked(Check::BodySize, read)?;
+    let order = body::Order::read(&bytes, jobs)?;
+    let work = match order.task {
+        body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
+    };
+    let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
+    let inference::Work { model, options, rows } = work;
+    let draft = Draft {
+        tenant: caller.tenant,
+        model,
+        task: Task::Embed(options.params),
+        form: answer_form(Dialect::OpenAi, options.encoding),
+        rows,
+        lane: order.lane,
+        timeout: order.timeout,
+        trace: context.trace,
+        webhook: order.webhook,
+        metadata: order.metadata,
+        express: false,
+    };
+    let (record, replayed) = match key {
+        None => {
+            let prepared = jobs.prepare(draft)?;
+            jobs.accept(&prepared).await?;
+            (prepared.record, false)
+        }
+        Some(key) => {
+            let deadline = Instant::now() + RESERVATION_LIMIT;
+            let claimed = jobs.once(&key, deadline, |_| false, || jobs.prepare(draft)).await?;
+            (jobs.record(&claimed.job).await?, claimed.replayed)
+        }
+    };
+    let mut response = json(StatusCode::ACCEPTED, &View::new(&record))?;
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/jobs/{}", record.id)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if replayed {
+        mark_replayed(&mut response);
+    }
+    Ok(response)
+}
+
+#[derive(Deserialize)]
+struct ShowQuery {
+    wait: Option<String>,
+}
+
+pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
+    let jobs = Arc::clone(layer(&call.state)?);
+    let mut record = find(&mut call, &jobs).await?;
+    let wait = Query::<ShowQuery>::try_from_uri(&call.parts.uri).ok().and_then(|Query(query)| query.wait);
+    if let Some(wait) = wait {
+        let wait = parse_timeout(&wait)
+            .ok_or_else(|| Failure::invalid("wait", "`wait` must be a time such as 10s or 2.5"))?
+            .min(MAX_WAIT);
+        let key = JobKey::new(&record.tenant, &record.id);
+        record = jobs.wait(&key, Instant::now() + wait).await?.unwrap_or(record);
+    }
+    match record.state {
+        State::Done => json(StatusCode::OK, &View::new(&record).result(&jobs.result(&record).await?)),
+        State::Queued => {
+            let ahead = jobs.board.index.lock().ahead(&record.token, &record.id);
+            json(StatusCode::OK, &View::new(&record).position(ahead))
+        }
+        _ => json(StatusCode::OK, &View::new(&record)),
+    }
+}
+
+pub async fn cancel<B: Backend>(mut call: Call<B>) -> Answer {
+    let jobs = Arc::clone(layer(&call.state)?);
+    let record = find(&mut call, &jobs).await?;
+    json(StatusCode::OK, &View::new(&jobs.cancel(&record).await?))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    state: Option<String>,
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    object: &'static str,
+    data: Vec<View<'a>>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
+pub async fn list<B: Backend>(call: Call<B>) -> Answer {
+    let jobs = layer(&call.state)?;
+    let Ok(Query(query)) = Query::<ListQuery>::try_from_uri(&call.parts.uri) else {
+        return Err(Failure::invalid("limit", "the query must hold state, limit and after, each at most once"));
+    };
+    let (wanted, limit, after) = query.read()?;
+    let ids = jobs.records.ids_of(&call.caller.tenant).await.map_err(|_| JobError::BrokerUnavailable)?;
+    let older = ids.into_iter().filter(|id| after.is_none_or(|after| *id < after));
+    let tenant = &call.caller.tenant;
+    let read = |id: JobId| async move { jobs.records.get(&JobKey::new(tenant, &id)).await };
+    let mut records = futures::stream::iter(older).map(read).buffered(READ_AHEAD);
+    let (mut page, mut scanned, mut last, mut has_more): (Vec<Record>, _, Option<JobId>, _) =
+        (Vec::new(), 0, None, false);
+    while let Some(record) = records.next().await {
+        let Some((record, _)) = record.map_err(|_| JobError::BrokerUnavailable)? else { continue };
+        if page.len() == limit || scanned == MAX_SCAN {
+            has_more = true;
+            break;
+        }
+        scanned += 1;
+        last = Some(record.id);
+        if wanted.is_none_or(|wanted| wanted == record.state) {
+            page.push(record);
+        }
+    }
+    let data: Vec<View<'_>> = page.iter().map(View::new).collect();
+    let first_id = page.first().map(|record| record.id.to_string());
+    let last_id = last.map(|id| id.to_string());
+    json(StatusCode::OK, &List { object: "list", data, first_id, last_id, has_more })
+}
+
+impl ListQuery {
+    fn read(&self) -> Result<(Option<State>, usize, Option<JobId>), Failure> {
+        let state = match self.state.as_deref() {
+            None | Some("") => None,
+            Some(name) => {
+                let names: Vec<_> = State::ALL.iter().map(|state| state.as_str()).collect();
+                let found = State::ALL.into_iter().find(|state| state.as_str() == name);
+                let message = || format!("`state` must be one of {}", names.join(", "));
+                Some(found.ok_or_else(|| Failure::invalid("state", message()))?)
+            }
+        };
+        let limit = match self.limit.as_deref() {
+            None | Some("") => DEFAULT_LIMIT,
+            Some(limit) => limit
+                .parse()
+                .ok()
+                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+                .ok_or_else(|| Failure::invalid("limit", format!("`limit` must be from 1 to {MAX_LIMIT}")))?,
+        };
+        let after = match self.after.as_deref() {
+            None | Some("") => None,
+            Some(id) => Some(id.parse().map_err(|_| Failure::invalid("after", "`after` must be the id of a job"))?),
+        };
+        Ok((state, limit, after))
+    }
+}
+
+/// There is none while only a part of the system is being tested.
+fn layer<B: Backend>(state: &AppState<B>) -> Result<&Arc<Jobs>, Failure> {
+    state.jobs.as_ref().ok_or(Failure::Job(JobError::BrokerUnavailable))
+}
+
+/// The job that the path names.
+async fn find<B: Backend>(call: &mut Call<B>, jobs: &Jobs) -> Result<Record, Failure> {
+    let id = Path::<String>::from_request_parts(&mut call.parts, &()).await.map(|Path(id)| id).unwrap_or_default();
+    jobs.find(&call.caller.tenant, &id).await
+}

@@ -1,0 +1,69 @@
+//! A synchronous request with an idempotency key: made a job once, however often it is sent, and waited for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use forebay_shared::async_jobs::{Record, State};
+use forebay_shared::error::JobError;
+
+use super::json_bytes;
+use crate::dialect::Dialect;
+use crate::error::Failure;
+use crate::http::endpoint::Answer;
+use crate::http::instruments::InferenceTally;
+use crate::jobs::{Draft, IDEMPOTENT_REPLAYED, Jobs, Key};
+
+/// Waits for the job's end until `deadline`, and answers as the request itself would have been.
+///
+/// # Errors
+/// As without a key, and [`Failure::IdempotencyConflict`].
+pub async fn answer(
+    jobs: &Arc<Jobs>,
+    key: &Key,
+    draft: Draft,
+    deadline: Instant,
+    dialect: Dialect,
+    tally: &mut InferenceTally,
+) -> Answer {
+    jobs.check_servable(&draft.model)?;
+    let claimed = jobs.once(key, deadline, nothing_came_of_it, || jobs.prepare(draft)).await?;
+    let record = jobs.wait(&claimed.job, deadline).await?.ok_or(JobError::Internal)?;
+    let mut response = match body(jobs, &record).await {
+        Ok(body) => {
+            // Rows and tokens are counted by who ran them.
+            tally.succeed(0, 0);
+            json_bytes(StatusCode::OK, body.into())
+        }
+        // An earlier request's failure is its answer, and is sent again as it was.
+        Err(failure) if claimed.replayed && record.state == State::Failed => {
+            tally.fail(&failure);
+            failure.into_response(dialect)
+        }
+        Err(failure) => return Err(failure),
+    };
+    if claimed.replayed {
+        mark_replayed(&mut response);
+    }
+    Ok(response)
+}
+
+/// Says that an earlier request with the same key has made this answer.
+pub fn mark_replayed<T>(response: &mut Response<T>) {
+    let name = HeaderName::from_static(IDEMPOTENT_REPLAYED);
+    response.headers_mut().insert(name, HeaderValue::from_static("true"));
+}
+
+/// A repeat after these gets a chance of its own.
+fn nothing_came_of_it(state: State) -> bool {
+    matches!(state, State::Expired | State::Cancelled)
+}
+
+async fn body(jobs: &Jobs, record: &Record) -> Result<bytes::Bytes, Failure> {
+    match record.state {
+        State::Done => jobs.result(record).await,
+        State::Queued | State::Running | State::Expired => Err(JobError::DeadlineExceeded.into()),
+        State::Cancelled => Err(JobError::Cancelled.into()),
+        State::Failed | State::Dead => Err(record.error.clone().unwrap_or(JobError::Internal).into()),
+    }
+}

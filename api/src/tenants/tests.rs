@@ -1,0 +1,73 @@
+use axum::http::HeaderValue;
+use serde_json::json;
+
+use super::keys::KeyHash;
+use super::*;
+
+pub fn config(tenants: serde_json::Value) -> Config {
+    config::parse(&json!({ "tenants": tenants }).to_string()).unwrap()
+}
+
+pub fn key(key: &str) -> serde_json::Value {
+    json!([{"id": "only", "sha256": KeyHash::of(key.as_bytes()).to_hex()}])
+}
+
+fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+}
+
+fn tenants() -> Tenants {
+    let entries = json!([
+        {"name": "a", "keys": key("one"), "models": ["m"], "highest_lane": "normal"},
+        {"name": "b", "keys": key("two")},
+    ]);
+    Tenants::new(config(entries), Arc::new(ApiMetrics::new()))
+}
+
+#[test]
+fn a_key_is_taken_from_either_header() {
+    let tenants = tenants();
+    for (pairs, name) in [
+        (&[("authorization", "Bearer one")][..], "a"),
+        (&[("authorization", "bearer  one ")], "a"),
+        (&[("x-api-key", "two")], "b"),
+        (&[("authorization", "Basic dXNlcg=="), ("x-api-key", "two")], "b"),
+        (&[("authorization", "Bearer one"), ("x-api-key", "two")], "a"),
+    ] {
+        assert_eq!(tenants.identify(&headers(pairs)).unwrap().tenant.as_str(), name, "{pairs:?}");
+    }
+    for pairs in [
+        &[][..],
+        &[("authorization", "Bearer three")],
+        &[("authorization", "Bearer ")],
+        &[("authorization", "Bearer")],
+        &[("authorization", "one")],
+        &[("x-api-key", "")],
+    ] {
+        assert!(matches!(tenants.identify(&headers(pairs)), Err(Failure::Unauthorized(_))), "{pairs:?}");
+    }
+    assert_eq!(tenants.metrics.auth_failures_total.get(), 6);
+}
+
+#[test]
+fn a_caller_knows_what_it_may_do() {
+    let tenants = tenants();
+    let caller = tenants.identify(&headers(&[("x-api-key", "one")])).unwrap();
+    assert!(caller.may_use_model(&"m".into()) && !caller.may_use_model(&"other".into()));
+    let refused = caller.check_model(&"other".into()).unwrap_err();
+    assert_eq!(refused, Failure::Forbidden("this API key may not use the model 'other'; it may use: m".to_owned()));
+    let lanes = |caller: &Caller| Lane::ALL.map(|lane| caller.may_use_lane(lane));
+    assert_eq!(lanes(&caller), [false, true, true]);
+    assert_eq!(lanes(&Caller::default()), [true; 3]);
+    assert!(Caller::default().may_use_model(&"other".into()));
+}
+
+#[test]
+fn a_new_configuration_is_in_force_at_once_and_spares_requests_that_have_begun() {
+    let tenants = tenants();
+    let began = tenants.identify(&headers(&[("x-api-key", "one")])).unwrap();
+    tenants.replace(config(json!([{"name": "a", "keys": key("new")}])));
+    assert!(tenants.identify(&headers(&[("x-api-key", "one")])).is_err());
+    assert!(tenants.identify(&headers(&[("x-api-key", "new")])).unwrap().may_use_model(&"other".into()));
+    assert!(!began.may_use_model(&"other".into()));
+}
