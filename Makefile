@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick fuzz bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-durability clean distclean
+.PHONY: help setup build up test quick fuzz bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-batch bench-durability clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
 
 help: ## this text
@@ -114,6 +114,9 @@ bench-fairness: ## a victim beside a flooder, and lanes under overload
 bench-overload: ## answers within their deadline against offered load, with and without admission by deadline
 	@$(PYTHON) scripts/fetch.py nats-server
 	@cargo test --release --locked -p forebay --test overload -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
+
+bench-batch: bench-setup ## a batch of BATCH_LINES (100000) lines, and the time lost to each kill
+	@cargo test --release --locked -p forebay --test batches -- --ignored --nocapture bench_
 
 clean: ## remove what was built
 	@cargo clean

@@ -106,6 +106,16 @@ async fn held_back(cluster: &Cluster, lane: &str, jobs_per_api: usize) {
     }
 }
 
+/// What nobody waits for any more is not kept: neither work nor counts.
+async fn gone(cluster: &Cluster) {
+    for addr in cluster.api_addrs() {
+        eventually("nothing is held back any more", LONG, || async move {
+            metric(addr, "forebay_api_unpublished_jobs", "lane").await == 0.0
+        })
+        .await;
+    }
+}
+
 /// Ten requests a second.
 async fn trickle(cluster: &Cluster, size: Size, headers: &[(&'static str, &str)]) -> Report {
     let load = Load::new(cluster).rate(10.0).timeout(Duration::from_secs(20));
@@ -140,6 +150,7 @@ async fn victim(size: Size) -> [Report; 3] {
     held_back(&cluster, "normal", size.flood_per_api * 9 / 10).await;
     let flooded = trickle(&cluster, size, &AS_VICTIM).await;
     drop(flood);
+    gone(&cluster).await;
     [idle, busy, flooded]
 }
 

@@ -94,7 +94,7 @@ fn rand_token() -> u128 {
 const JOBS: &str = "FOREBAY_JOBS_m-0123456789";
 const BUCKETS: [&str; 8] = ["MODELS", "STATS", "ATTEMPTS", "REAPS", "RECORDS", "IDEMPOTENCY", "QUOTAS", "BATCHES"];
 const OBJECTS: [&str; 2] = ["RESULTS", "FILES"];
-const QUEUES: [&str; 4] = ["FOREBAY_ASYNC", "FOREBAY_WEBHOOKS", "FOREBAY_DEAD", "FOREBAY_ADVISORIES"];
+const QUEUES: [&str; 5] = ["FOREBAY_ASYNC", "FOREBAY_PARTS", "FOREBAY_WEBHOOKS", "FOREBAY_DEAD", "FOREBAY_ADVISORIES"];
 /// An acknowledgement in both forms.
 fn acks(stream: &str, consumer: &str) -> Vec<String> {
     vec![
@@ -114,6 +114,7 @@ fn everything(boot: &str) -> Vec<(Act, String)> {
         "forebay.parts.run.default",
         "forebay.webhooks.job",
         "forebay.dead.m-0123456789.job",
+        "forebay.holding.m-0123456789.low.boot",
         "forebay.anything.else",
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
@@ -183,6 +184,7 @@ fn everything(boot: &str) -> Vec<(Act, String)> {
         "forebay.stats.api.*",
         "forebay.async.>",
         "forebay.parts.>",
+        "forebay.holding.*.*.*",
         "forebay.webhooks.>",
         "forebay.dead.*.*",
         "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
@@ -237,11 +239,17 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
     let acks_jobs = of_jobs && on_lane && starts(&["$JS.ACK."]);
     match (user, act) {
         ("api", Publish) => {
-            starts(&["forebay.jobs.", "forebay.cancel.", "forebay.async.", "forebay.parts.", "forebay.webhooks."])
-                || starts(&["forebay.dead.", "forebay.stats.api.", "$JS.API.STREAM.INFO.", "$JS.API.CONSUMER.INFO."])
+            starts(&[
+                "forebay.jobs.",
+                "forebay.cancel.",
+                "forebay.async.",
+                "forebay.parts.",
+                "forebay.webhooks.",
+                "forebay.holding.",
+            ]) || starts(&["forebay.dead.", "forebay.stats.api.", "$JS.API.STREAM.INFO.", "$JS.API.CONSUMER.INFO."])
                 || is(&["forebay.roll", "$JS.API.INFO"])
                 || acks_jobs
-                || works(&["FOREBAY_ASYNC", "FOREBAY_WEBHOOKS"])
+                || works(&["FOREBAY_ASYNC", "FOREBAY_PARTS", "FOREBAY_WEBHOOKS"])
                 || appends(&["FOREBAY_DEAD"])
                 || reads(&["KV_FOREBAY_MODELS"])
                 || keeps(&["KV_FOREBAY_RECORDS", "KV_FOREBAY_IDEMPOTENCY", "KV_FOREBAY_QUOTAS", "KV_FOREBAY_BATCHES"])
@@ -249,6 +257,7 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
         }
         ("api", Subscribe) => {
             is(&["forebay.rep.*", "forebay.ask.*", "forebay.live.*", "forebay.describe.*", "forebay.stats.api.*"])
+                || is(&["forebay.holding.*.*.*"])
         }
         ("worker", Publish) => {
             starts(&["forebay.rep.", "forebay.ask.", "forebay.held.", "forebay.live.", "forebay.dead.", "forebay.stats.worker."])

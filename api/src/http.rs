@@ -26,10 +26,11 @@ use forebay_shared::job::Output;
 use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::model::ModelRecord;
 
+use crate::batches::Batches;
 use crate::dialect::Dialect::{OpenAi, Tei};
 use crate::dispatch::{Dispatch, Submission};
 use crate::registry::Registry;
-use crate::routes::{docs, embed, embeddings, fallback, health, jobs, metrics, models, root};
+use crate::routes::{batches, docs, embed, embeddings, fallback, files, health, jobs, metrics, models, root};
 use crate::tenants::Tenants;
 use crate::validate::RequestLimits;
 use endpoint::Endpoint;
@@ -50,12 +51,17 @@ pub trait Backend: Send + Sync + 'static {
     fn sole(&self) -> Option<Arc<ModelRecord>>;
     /// See [`Registry::live_workers`].
     fn live_workers(&self, token: &ModelToken) -> usize;
+    /// Files and batches, where there are any.
+    fn batches(&self) -> Option<&Arc<Batches>> {
+        None
+    }
 }
 
 /// The real one.
 pub struct Fleet {
     pub dispatch: Arc<Dispatch>,
     pub registry: Arc<Registry>,
+    pub batches: Option<Arc<Batches>>,
 }
 
 impl Backend for Fleet {
@@ -82,6 +88,10 @@ impl Backend for Fleet {
     fn live_workers(&self, token: &ModelToken) -> usize {
         self.registry.live_workers(token)
     }
+
+    fn batches(&self) -> Option<&Arc<Batches>> {
+        self.batches.as_ref()
+    }
 }
 
 /// What all requests share.
@@ -103,7 +113,7 @@ impl AppState {
         metrics: Arc<ApiMetrics>,
         limits: RequestLimits,
     ) -> Self {
-        Self::with_backend(Fleet { dispatch, registry }, metrics, limits)
+        Self::with_backend(Fleet { dispatch, registry, batches: None }, metrics, limits)
     }
 }
 
@@ -131,8 +141,14 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())
-        .route("/openapi.json", at("/openapi.json", Tei).get(docs::document).done())
-        .route("/docs", at("/docs", Tei).get(docs::page).done())
+        .route("/v1/files", at("/v1/files", OpenAi).get(files::list).post(files::create).done())
+        .route("/v1/files/{id}", at("/v1/files/{id}", OpenAi).get(files::show).delete(files::remove).done())
+        .route("/v1/files/{id}/content", at("/v1/files/{id}/content", OpenAi).get(files::content).done())
+        .route("/v1/batches", at("/v1/batches", OpenAi).get(batches::list).post(batches::create).done())
+        .route("/v1/batches/{id}", at("/v1/batches/{id}", OpenAi).get(batches::show).done())
+        .route("/v1/batches/{id}/cancel", at("/v1/batches/{id}/cancel", OpenAi).post(batches::cancel).done())
+        .route("/openapi.json", at("/openapi.json", Tei).open().get(docs::document).done())
+        .route("/docs", at("/docs", Tei).open().get(docs::page).done())
         .with_state(())
 }
 

@@ -3,9 +3,11 @@
 //! `routes` and `validate` speak HTTP and JSON, `tenants` knows who asks, `dispatch` speaks jobs and NATS, `error` is the only place where a job's
 //! error becomes a status. No model code: this crate never builds candle.
 
+pub mod batches;
 pub mod dialect;
 pub mod dispatch;
 pub mod error;
+pub mod files;
 pub mod http;
 pub mod jobs;
 pub mod openapi;

@@ -8,6 +8,7 @@
 
 mod embeddings;
 mod health;
+mod jobs;
 mod models;
 mod operation;
 mod pages;
@@ -30,8 +31,9 @@ const ABOUT: &str = "Queue-backed inference. Every answer carries `x-request-id`
     with a clear error by its deadline; 503 and 429 say when to come back.";
 
 /// Families in the order of the page, with what they are for.
-const FAMILIES: [(&str, &str); 4] = [
+const FAMILIES: [(&str, &str); 5] = [
     ("embeddings", "Vectors for texts, as OpenAI or as text-embeddings-inference."),
+    ("jobs", "Work that is accepted now and done later."),
     ("models", "What is served at this moment."),
     ("health", "For orchestrators and load balancers."),
     ("pages", "This description, metrics, and what this process is."),
@@ -39,7 +41,7 @@ const FAMILIES: [(&str, &str); 4] = [
 
 /// Everything that is served.
 pub fn operations() -> Vec<Operation> {
-    [embeddings::operations(), models::operations(), health::operations(), pages::operations()]
+    [embeddings::operations(), jobs::operations(), models::operations(), health::operations(), pages::operations()]
         .into_iter()
         .flatten()
         .collect()

@@ -3,10 +3,12 @@
 //! A handler takes a [`Call`](crate::http::endpoint::Call) and returns an answer or a failure; everything around that is
 //! [`crate::http::endpoint`]'s.
 
+pub mod batches;
 pub mod docs;
 pub mod embed;
 pub mod embeddings;
 pub mod fallback;
+pub mod files;
 pub mod health;
 pub mod inference;
 pub mod jobs;

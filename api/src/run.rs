@@ -13,6 +13,7 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
 
+use crate::batches::Batches;
 use crate::dispatch::{Admission, Dispatch};
 use crate::http;
 use crate::jobs::{Jobs, Parts};
@@ -70,7 +71,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
 
     let (jobs, running_jobs) = Jobs::start(Parts {
         link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
-        stores,
+        stores: stores.clone(),
         clock: clock.clone(),
         dispatch: Arc::clone(&dispatch),
         registry: Arc::clone(&registry),
@@ -79,6 +80,24 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         shutdown: shutdown.clone(),
     })
     .await?;
+
+    let bulk = broker::connect(&broker, boot, name.as_str(), "files").await?;
+    let parts = broker::connect(&broker, boot, name.as_str(), "batches").await?;
+    let batches = Arc::new(
+        Batches::open(
+            &parts,
+            &bulk,
+            &stores,
+            Arc::clone(&dispatch),
+            Arc::clone(&registry),
+            clock.clone(),
+            Arc::clone(&metrics),
+            limits,
+            args.max_file_bytes as u64,
+        )
+        .await?,
+    );
+    let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
 
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
@@ -89,13 +108,18 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let tenants = keys.map(|keys| keys.follow(&metrics));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants);
     state.jobs = Some(jobs);
+    state.backend.batches = Some(batches);
     let connections = args.connections;
     let result = tokio::select! {
-        served = http::serve(listener, own_page, state, connections, shutdown, GRACE) => served,
+        served = http::serve(listener, own_page, state, connections, shutdown.clone(), GRACE) => served,
         // Without it every request would run into its deadline: better to be started again.
         ended = listening.join_next() => Err(anyhow::anyhow!("the task that takes answers ended: {ended:?}")),
+        ended = batch_work_ended(&mut working, shutdown.clone()) => Err(ended),
     };
     running_jobs.stop().await;
+    // Parts that are held go back to the queue; they come back by themselves if that takes too long.
+    let _given_back = tokio::time::timeout(Duration::from_secs(2), &mut working).await;
+    parts.flush().await;
     reporter.goodbye().await;
     result
 }
@@ -126,6 +150,21 @@ impl Keys {
 
 /// Longest time that requests in flight get when the process is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// Resolves if batches are not worked on any more although nobody asked for that.
+async fn batch_work_ended(
+    working: &mut tokio::task::JoinHandle<anyhow::Result<()>>,
+    mut shutdown: Shutdown,
+) -> anyhow::Error {
+    tokio::select! {
+        biased;
+        () = shutdown.fired() => std::future::pending().await,
+        ended = working => match ended {
+            Ok(Err(error)) => error,
+            ended => anyhow::anyhow!("the task that works on batches ended: {ended:?}"),
+        },
+    }
+}
 
 fn start_reporter(
     control: &Link,

@@ -43,6 +43,9 @@ pub struct ApiArgs {
     /// Requests for a model are refused when no worker has served it for this long.
     #[arg(long, env = "FOREBAY_NO_WORKER_AFTER", default_value = "15s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub no_worker_after: Duration,
+    /// Largest file that may be uploaded, in bytes; a larger one is answered with 413.
+    #[arg(long, env = "FOREBAY_MAX_FILE_BYTES", default_value_t = 200 * 1024 * 1024, value_name = "BYTES")]
+    pub max_file_bytes: usize,
     /// How long the body of a request may take to arrive; its own timeout bounds it too.
     #[arg(long, env = "FOREBAY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub body_timeout: Duration,
@@ -81,6 +84,7 @@ impl ApiArgs {
         at_least_one("--max-body-bytes", self.max_body_bytes)?;
         at_least_one("--max-inputs", self.max_inputs)?;
         at_least_one("--max-in-flight-jobs", self.max_in_flight_jobs)?;
+        at_least_one("--max-file-bytes", self.max_file_bytes)?;
         longer_than_zero("--request-timeout", self.request_timeout)?;
         longer_than_zero("--no-worker-after", self.no_worker_after)?;
         longer_than_zero("--body-timeout", self.body_timeout)?;

@@ -7,8 +7,8 @@
 //! tests. A message that cannot be read goes back to the queue, for a process that can.
 
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::job::{Ask, AskAnswer};
 
@@ -86,10 +86,23 @@ pub fn encode_for<T: Wire>(value: &T, newest: u8) -> Result<Bytes, CodecError> {
 pub fn decode<T: Wire>(payload: &[u8]) -> Result<T, CodecError> {
     match payload.split_first() {
         None => Err(CodecError::Empty),
-        Some((&version, body)) if version == T::VERSION => Ok(rmp_serde::from_slice(body)?),
+        Some((&version, body)) if version == T::VERSION => Ok(read(body)?),
         Some((&version, body)) if version < T::VERSION => T::read_older(version, body),
         Some((&version, _)) => Err(CodecError::Version(version)),
     }
+}
+
+/// Deepest nesting that is read. Ours is below ten; what is skipped recurses as well, and a thread's stack is finite.
+const MAX_DEPTH: usize = 64;
+
+/// Reads MessagePack from somebody else.
+///
+/// # Errors
+/// The bytes are no `T`, or nested too deeply.
+pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, rmp_serde::decode::Error> {
+    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+    reader.set_max_depth(MAX_DEPTH);
+    T::deserialize(&mut reader)
 }
 
 /// The version byte of a message that was decoded: its answer is written in the same.

@@ -3,7 +3,8 @@
 //! | name | kind | holds | kept |
 //! |---|---|---|---|
 //! | `FOREBAY_JOBS_<token>` | work queue | a model's jobs | until acknowledged, or a little past their deadline |
-//! | `FOREBAY_ASYNC` | work queue | asynchronous jobs and parts of batches that wait | until they have ended |
+//! | `FOREBAY_ASYNC` | work queue | asynchronous jobs that wait | until they have ended |
+//! | `FOREBAY_PARTS` | work queue | parts of batches, and steps of batches as a whole | until they have ended |
 //! | `FOREBAY_WEBHOOKS` | work queue | calls to make when a job has ended | until made, or given up |
 //! | `FOREBAY_DEAD` | stream | dead letters | `dead_letters_keep` |
 //! | `FOREBAY_ADVISORIES` | stream | what the broker gave up delivering | `dead_letters_keep` |
@@ -69,17 +70,19 @@ pub const JOBS_PREFIX: &str = "FOREBAY_JOBS_";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
     Async,
+    Parts,
     Webhooks,
     Dead,
     Advisories,
 }
 
 impl Queue {
-    pub const ALL: [Self; 4] = [Self::Async, Self::Webhooks, Self::Dead, Self::Advisories];
+    pub const ALL: [Self; 5] = [Self::Async, Self::Parts, Self::Webhooks, Self::Dead, Self::Advisories];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Async => "FOREBAY_ASYNC",
+            Self::Parts => "FOREBAY_PARTS",
             Self::Webhooks => "FOREBAY_WEBHOOKS",
             Self::Dead => "FOREBAY_DEAD",
             Self::Advisories => "FOREBAY_ADVISORIES",
@@ -227,6 +230,7 @@ pub fn jobs_stream_config(token: &ModelToken, stores: &StoreArgs) -> StreamConfi
 pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
     let (subject, work_queue, keep) = match queue {
         Queue::Async => (subjects::ASYNC_ALL, true, Duration::ZERO),
+        Queue::Parts => (subjects::PARTS_ALL, true, Duration::ZERO),
         Queue::Webhooks => (subjects::WEBHOOKS_ALL, true, Duration::ZERO),
         Queue::Dead => (subjects::DEAD_ALL, false, stores.dead_letters_keep),
         Queue::Advisories => (subjects::ADVISORIES_MAX_DELIVERIES, false, stores.dead_letters_keep),
@@ -238,7 +242,7 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         storage: StorageType::File,
         discard: if work_queue { DiscardPolicy::New } else { DiscardPolicy::Old },
         max_messages: MAX_MESSAGES,
-        max_bytes: if queue == Queue::Async { 2 << 30 } else { 256 << 20 },
+        max_bytes: if matches!(queue, Queue::Async | Queue::Parts) { 2 << 30 } else { 256 << 20 },
         max_age: keep,
         duplicate_window: if keep.is_zero() { DUPLICATE_WINDOW } else { DUPLICATE_WINDOW.min(keep) },
         allow_direct: !work_queue,

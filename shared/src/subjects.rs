@@ -14,6 +14,7 @@
 //! | `forebay.cancel.<token>` | core | api → workers: nobody waits for these jobs any more |
 //! | `forebay.async.<token>.<tenant>` | JetStream | api → apis: asynchronous work that waits |
 //! | `forebay.async.<token>-express.<tenant>` | JetStream | api → apis: the same, while a synchronous request waits |
+//! | `forebay.parts.<step>.<tenant>` | JetStream | api → apis: a part of a batch to run, or a batch to split or finish |
 //! | `forebay.webhooks.<job>` | JetStream | api → apis: a call to make |
 //! | `forebay.dead.<token>.<job>` | JetStream | worker → operators: a dead letter |
 
@@ -123,6 +124,24 @@ pub fn async_express_model(token: &ModelToken) -> String {
 }
 
 pub const ASYNC_ALL: &str = "forebay.async.*.*";
+
+/// A part of a tenant's batch.
+pub fn batch_part(tenant: &TenantName) -> String {
+    format!("forebay.parts.run.{}", slug(tenant.as_str()))
+}
+
+/// All parts of batches: the filter of their consumer.
+pub const BATCH_PARTS: &str = "forebay.parts.run.*";
+
+/// A step of a tenant's batch as a whole: to be split, or to be finished.
+pub fn batch_step(tenant: &TenantName) -> String {
+    format!("forebay.parts.step.{}", slug(tenant.as_str()))
+}
+
+/// All steps of batches: the filter of their consumer, which does not wait behind parts.
+pub const BATCH_STEPS: &str = "forebay.parts.step.*";
+
+pub const PARTS_ALL: &str = "forebay.parts.*.*";
 
 pub fn webhook(job: &JobId) -> String {
     format!("forebay.webhooks.{job}")

@@ -11,6 +11,7 @@ use forebay_shared::ids::{BootId, JobId, TenantName};
 use forebay_shared::job::{
     Ask, AskAnswer, Bundle, EmbedParams, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task, Verdict,
 };
+use forebay_shared::stats::Snapshot;
 use forebay_shared::subjects;
 use forebay_shared::trace::TraceContext;
 use proptest::prelude::*;
@@ -76,6 +77,9 @@ fn check_as_everything(bytes: &[u8]) {
     check::<Live>(bytes);
     check::<Ask>(bytes);
     check::<AskAnswer>(bytes);
+    if let Ok(report) = Snapshot::decode(bytes) {
+        assert_eq!(Snapshot::decode(&report.encode()).unwrap(), report);
+    }
 }
 
 fn messages() -> Vec<Vec<u8>> {

@@ -60,15 +60,20 @@ impl Client {
         self.send("POST", path, body.to_string().as_bytes()).await
     }
 
-    /// Sends one request and reads its answer. After any error the next request takes a new connection.
+    /// Sends one request with a JSON body, see [`Self::send_as`].
     pub async fn send(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+        self.send_as("application/json", method, path, body).await
+    }
+
+    /// Sends one request and reads its answer. After any error the next request takes a new connection.
+    pub async fn send_as(&mut self, content: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
         let exchange = async {
             let mut stream = match self.stream.take() {
                 Some(stream) => stream,
                 None => connect(self.addr).await?,
             };
             let mut request = format!(
-                "{method} {path} HTTP/1.1\r\nHost: {}\r\n{}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                "{method} {path} HTTP/1.1\r\nHost: {}\r\n{}Content-Type: {content}\r\nContent-Length: {}\r\n\r\n",
                 self.addr,
                 self.headers,
                 body.len()

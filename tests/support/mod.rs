@@ -15,6 +15,7 @@
 #![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+pub mod batch;
 pub mod client;
 pub mod cluster;
 pub mod load;

@@ -67,6 +67,8 @@ struct Outgoing {
 struct Limit {
     rows: usize,
     until: Instant,
+    /// Rows of all workers' batches when there were any: those that are being restarted come back to the same lane.
+    batch_rows: usize,
     announced: Option<Instant>,
 }
 
@@ -88,7 +90,7 @@ impl Publisher {
     pub(super) async fn run(self, mut ready: mpsc::Receiver<Ready>) {
         let publisher = Arc::new(self);
         let mut turn = Vec::with_capacity(TURN);
-        let mut limit = Limit { rows: 0, until: Instant::now(), announced: None };
+        let mut limit = Limit { rows: 0, until: Instant::now(), batch_rows: 0, announced: None };
         while publisher.next(&mut ready, &mut turn).await {
             tokio::task::yield_now().await;
             while turn.len() < TURN
@@ -130,7 +132,11 @@ impl Publisher {
     async fn hold_back(&self, turn: &mut Vec<Ready>, limit: &mut Limit) {
         let now = Instant::now();
         if now >= limit.until {
-            (limit.rows, limit.until) = (self.window(), now + WINDOW_EVERY);
+            limit.batch_rows = match self.registry.batch_rows(&self.token) {
+                0 => limit.batch_rows,
+                rows => rows,
+            };
+            (limit.rows, limit.until) = (self.window(limit.batch_rows), now + WINDOW_EVERY);
         }
         if self.flow.held_rows() == 0 && self.flow.out_rows() + turn.len() <= limit.rows {
             return;
@@ -152,9 +158,9 @@ impl Publisher {
         }
     }
 
-    fn window(&self) -> usize {
+    fn window(&self, batch_rows: usize) -> usize {
         let room = Room {
-            batch_rows: self.registry.batch_rows(&self.token),
+            batch_rows,
             holding_apis: self.registry.peers().holding(&self.token, self.lane),
             drained_per_second: self.flow.drained_per_second(),
         };

@@ -84,7 +84,8 @@ impl AsyncWrite for Watched<'_> {
 pub async fn linger(stream: &mut TcpStream) {
     let hear_out = async {
         stream.shutdown().await?;
-        let (mut heard, mut piece) = (0, [0; 16 * 1024]);
+        // On the heap, so that it is no part of every connection's task.
+        let (mut heard, mut piece) = (0, vec![0; 16 * 1024]);
         while heard < LINGER_BYTES {
             match stream.read(&mut piece).await? {
                 0 => break,

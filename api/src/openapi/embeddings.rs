@@ -15,34 +15,37 @@ pub fn operations() -> Vec<Operation> {
         .about("create_embeddings", "Embed texts, as OpenAI", "`user` is accepted and not used.")
         .body::<EmbeddingRequest>()
         .answer::<EmbeddingList>(200, "A vector per input, in order.")
-        .errors(&[400, 404, 408, 413, 415, 500, 503, 504]);
+        .errors(&[400, 404, 408, 409, 413, 415, 422, 500, 503, 504]);
     let tei = |path, id, summary| {
         Operation::post(path, Tei, TAG)
             .about(id, summary, "The protocol names no model: where several are served, the query or the body must.")
             .in_query("model", "The model, where several are served.")
             .body::<EmbedRequest>()
             .answer::<Vec<Vec<f32>>>(200, "A vector per input, in order; an array of one for a single text.")
-            .errors(&[400, 404, 408, 413, 415, 422, 424, 500, 503, 504])
+            .errors(&[400, 404, 408, 409, 413, 415, 422, 424, 500, 503, 504])
     };
     [
         openai,
         tei("/embed", "embed", "Embed texts, as text-embeddings-inference"),
         tei("/", "embed_at_root", "The same as /embed"),
     ]
-    .map(|operation| urgency(operation).keyed())
+    .map(|operation| super::jobs::idempotent(urgency(operation)).keyed())
     .into()
 }
 
 /// The headers of everything that becomes a job.
 pub fn urgency(operation: Operation) -> Operation {
     let text = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
-    // Zero is no time; more than the longest allowed is cut to that.
-    let time = text().pattern(Some("^([1-9][0-9]{0,3}(\\.[0-9]{1,3}|ms|s|m)?|0\\.[0-9]{0,2}[1-9])$"));
     operation
-        .header("x-request-timeout", "Time for the request: seconds such as 2.5, or 500ms.", time)
+        .header("x-request-timeout", "Time for the request: seconds such as 2.5, or 500ms.", time())
         .header("x-priority", "The lane.", text().enum_values(Some(["high", "normal", "low"])))
         .header("x-request-id", "Comes back with the answer; visible ASCII, at most 128.", text())
         .header("traceparent", "W3C trace context.", text())
+}
+
+/// Zero is no time; more than the longest allowed is cut to that.
+pub fn time() -> ObjectBuilder {
+    super::operation::pattern("^([1-9][0-9]{0,3}(\\.[0-9]{1,3}|ms|s|m)?|0\\.[0-9]{0,2}[1-9])$")
 }
 
 /// Body of `POST /v1/embeddings`.

@@ -70,6 +70,11 @@ impl Operation {
         self.parameter(ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query).schema(Some(text())), about)
     }
 
+    /// An optional part of the query that is more than a text.
+    pub fn in_query_as(self, name: &str, about: &str, schema: impl Into<RefOr<Schema>>) -> Self {
+        self.parameter(ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query).schema(Some(schema)), about)
+    }
+
     /// An optional header.
     pub fn header(self, name: &str, about: &str, schema: impl Into<RefOr<Schema>>) -> Self {
         let header = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).schema(Some(schema));
@@ -182,6 +187,21 @@ impl Operation {
         let method = serde_json::to_value(&self.method).unwrap();
         (self.path, method.as_str().unwrap().to_uppercase())
     }
+}
+
+/// A whole number within bounds.
+pub fn number(least: u32, most: u32) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).minimum(Some(least)).maximum(Some(most))
+}
+
+/// One of a few words.
+pub fn one_of(words: &[&str]) -> ObjectBuilder {
+    text().enum_values(Some(words.iter().map(|word| (*word).to_owned())))
+}
+
+/// A text of a certain form.
+pub fn pattern(pattern: &str) -> ObjectBuilder {
+    text().pattern(Some(pattern))
 }
 
 fn text() -> ObjectBuilder {

@@ -9,7 +9,7 @@ const TAG: &str = "pages";
 pub fn operations() -> Vec<Operation> {
     let get = |path| Operation::get(path, Tei, TAG);
     vec![
-        get("/").about("root", "What this is, and where to go", "").answer::<Page>(200, "An overview."),
+        get("/").about("root", "What this is, and where to go", "").answer::<Page>(200, "An overview.").keyed(),
         get("/metrics")
             .about("metrics", "Metrics of this process", "Prometheus' text format; the aggregator serves the fleet's.")
             .answer_as::<String>(200, "text/plain", "All series."),

@@ -33,7 +33,7 @@ use crate::dialect::Dialect;
 use crate::error::Failure;
 use crate::http::context::parse_timeout;
 use crate::http::endpoint::{Answer, Call};
-use crate::http::{AppState, Backend, body as http_body};
+use crate::http::{AppState, Backend, body as http_body, media};
 use crate::jobs::view::View;
 use crate::jobs::{Draft, Jobs, Key};
 
@@ -51,6 +51,7 @@ const READ_AHEAD: usize = 16;
 pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let Call { state, context, caller, parts, body } = call;
     let jobs = layer(&state)?;
+    media::json(&parts.headers)?;
     let urgency = context.urgency(&state.limits)?;
     let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
     let bytes = state.instruments.checked(Check::BodySize, read)?;

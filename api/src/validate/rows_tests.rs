@@ -67,9 +67,10 @@ fn what_is_empty_is_refused_with_its_position() {
 
 #[test]
 fn a_number_that_is_no_token_id_is_refused() {
-    for bad in [json!([4_294_967_296_u64]), json!([-1]), json!([1.5]), json!([[1, -2]]), json!([1, 2.0])] {
+    for bad in [json!([4_294_967_296_u64]), json!([-1]), json!([1.5]), json!([[1, -2]]), json!([1, 4_294_967_296.0])] {
         assert_eq!(rows(bad.clone()), Err(RowFault::TokenId), "{bad}");
     }
+    assert_eq!(rows(json!([1.0, 2])), Ok(vec![Input::Tokens(vec![1, 2])]), "JSON makes no difference between them");
 }
 
 #[test]

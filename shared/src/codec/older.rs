@@ -44,7 +44,7 @@ impl Wire for Bundle {
 
     fn read_older(version: u8, body: &[u8]) -> Result<Self, CodecError> {
         only_1(version)?;
-        let BundleV1 { api, number, jobs } = rmp_serde::from_slice(body)?;
+        let BundleV1 { api, number, jobs } = super::read(body)?;
         let jobs = jobs.into_iter().map(|job| {
             let JobV1 { id, enqueued_us, deadline_us, trace, task, input } = job;
             let (generation, tenant) = (0, TenantName::default());
@@ -94,7 +94,7 @@ impl Wire for ReplyBatch {
 
     fn read_older(version: u8, body: &[u8]) -> Result<Self, CodecError> {
         only_1(version)?;
-        let ReplyBatchV1 { groups } = rmp_serde::from_slice(body)?;
+        let ReplyBatchV1 { groups } = super::read(body)?;
         let groups = groups.into_iter().map(|ReplyGroupV1 { bundle, ack, replies }| {
             let replies = replies.into_iter().map(|ReplyV1 { id, outcome }| {
                 let outcome = outcome.map(|OutputV1 { tokens, vector }| Output { tokens, device_us: 0, vector });
@@ -134,7 +134,7 @@ impl Wire for Live {
 
     fn read_older(version: u8, body: &[u8]) -> Result<Self, CodecError> {
         only_1(version)?;
-        let LiveV1 { boot, process, model, token, ready } = rmp_serde::from_slice(body)?;
+        let LiveV1 { boot, process, model, token, ready } = super::read(body)?;
         Ok(Self { boot, process, model, token, ready, wire: 1, max_rows: 0 })
     }
 }

@@ -175,6 +175,17 @@ labels! {
         Conflict = "conflict",
     }
 
+    /// What became of a line of a batch.
+    pub enum LineEnd {
+        Completed = "completed",
+        Failed = "failed",
+        /// Not run: its batch was cancelled or out of time.
+        Skipped = "skipped",
+    }
+
+    /// How a batch ended.
+    pub enum BatchEnd { Completed = "completed", Failed = "failed", Expired = "expired", Cancelled = "cancelled" }
+
     /// What the broker stores where.
     pub enum StoreKind {
         FileUsed = "file_used", FileLimit = "file_limit", MemoryUsed = "memory_used", MemoryLimit = "memory_limit",

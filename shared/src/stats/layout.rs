@@ -119,7 +119,7 @@ impl Layout {
 
     /// Reads and checks a layout: `None` if it is not one, or contradicts itself.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let layout: Self = rmp_serde::from_slice(bytes).ok()?;
+        let layout: Self = crate::codec::read(bytes).ok()?;
         let consistent = layout.series.iter().all(|series| {
             layout.families.get(series.family as usize).is_some_and(|info| info.labels.len() == series.values.len())
         });

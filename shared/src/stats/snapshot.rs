@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::layout::LayoutHash;
+use crate::codec;
 use crate::ids::{BootId, ModelName, ModelToken, ProcessName, Role};
 
 /// Version of [`Snapshot`]. Fields may be added without raising it: unknown ones are skipped, missing ones default.
@@ -89,11 +90,11 @@ impl Snapshot {
         struct Probe {
             version: u16,
         }
-        match rmp_serde::from_slice::<Self>(bytes) {
+        match codec::read::<Self>(bytes) {
             Ok(snapshot) if snapshot.version == WIRE_VERSION => Ok(snapshot),
             Ok(snapshot) => Err(UnreadableSnapshot::Version(snapshot.version)),
             // The shape of another version may differ; then its number is the better explanation.
-            Err(error) => match rmp_serde::from_slice::<Probe>(bytes) {
+            Err(error) => match codec::read::<Probe>(bytes) {
                 Ok(probe) if probe.version != WIRE_VERSION => Err(UnreadableSnapshot::Version(probe.version)),
                 _ => Err(UnreadableSnapshot::Malformed(error.to_string())),
             },

@@ -1,6 +1,7 @@
 use crate::ids::{Lane, ModelName};
 use crate::metrics::labels::{
-    CallOutcome, Check, CheckResult, JobState, Method, Outcome, PublishFault, Refusal, Route, Status, Task, TokenKind,
+    BatchEnd, CallOutcome, Check, CheckResult, JobState, LineEnd, Method, Outcome, PublishFault, Refusal, Route,
+    Status, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -43,5 +44,9 @@ crate::metrics::schema::metrics! {
         async_jobs: Gauge { state: JobState } merge Max,
         /// Calls of webhooks, by outcome; each try counts.
         webhook_deliveries_total: Counter { outcome: CallOutcome } merge Sum,
+        /// Batches that ended, by how.
+        batches_total: Counter { end: BatchEnd } merge Sum,
+        /// Lines of batches that ended, each counted once: when the part that it is in is marked as done.
+        batch_lines_total: Counter { end: LineEnd } merge Sum,
     }
 }

@@ -1,0 +1,183 @@
+//! JSON records in a key-value bucket: read with their revision, changed by compare-and-swap.
+
+use std::cmp::Reverse;
+
+use async_nats::jetstream::kv;
+use bytes::Bytes;
+use forebay_shared::error::JobError;
+use futures::TryStreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::error::Failure;
+
+/// A bucket.
+#[derive(Clone)]
+pub struct Records {
+    kv: kv::Store,
+}
+
+/// A record and what a change of it must name.
+#[derive(Debug)]
+pub struct Versioned<T> {
+    pub value: T,
+    pub revision: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the broker's store does not answer: {0}")]
+    Unavailable(String),
+    #[error("a record cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl StoreError {
+    pub(crate) fn unavailable(error: impl std::fmt::Display) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a request for a file or batch failed");
+        Self::Job(match error {
+            StoreError::Unavailable(_) => JobError::BrokerUnavailable,
+            StoreError::Unreadable(_) => JobError::Internal,
+        })
+    }
+}
+
+impl Records {
+    pub fn new(kv: kv::Store) -> Self {
+        Self { kv }
+    }
+
+    /// # Errors
+    /// [`StoreError`]: no answer, or a record that is not a `T`.
+    pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        let entry = self.kv.entry(key).await.map_err(StoreError::unavailable)?;
+        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else { return Ok(None) };
+        let value =
+            serde_json::from_slice(&entry.value).map_err(|error| StoreError::Unreadable(format!("{key}: {error}")))?;
+        Ok(Some(Versioned { value, revision: entry.revision }))
+    }
+
+    /// False if there is one already, which after a failed attempt can be the one of that attempt.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: it is unknown whether the record was made.
+    pub async fn create<T: Serialize>(&self, key: &str, value: &T) -> Result<bool, StoreError> {
+        match self.kv.create(key, encode(value)?).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(StoreError::unavailable(error)),
+        }
+    }
+
+    /// False if the record is not the one of `revision` any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: it is unknown whether the record was changed.
+    pub async fn replace<T: Serialize>(&self, key: &str, value: &T, revision: u64) -> Result<bool, StoreError> {
+        match self.kv.update(key, encode(value)?, revision).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(error) => Err(StoreError::unavailable(error)),
+        }
+    }
+
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        self.kv.purge(key).await.map_err(StoreError::unavailable)
+    }
+
+    /// Removes every key that is `prefix` and one more token, without leaving traces.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn remove_all(&self, prefix: &str) -> Result<(), StoreError> {
+        self.kv.stream.purge().filter(self.filter(prefix)).await.map(drop).map_err(StoreError::unavailable)
+    }
+
+    /// Keys that are `prefix` and one more token, in no order: one question to the broker. Removed ones may be among them.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let bucket = format!("$KV.{}.", self.kv.name);
+        let subjects = self.kv.stream.info_with_subjects(self.filter(prefix)).await.map_err(StoreError::unavailable)?;
+        subjects
+            .map_ok(|(subject, _)| subject.strip_prefix(&bucket).unwrap_or(&subject).to_owned())
+            .try_collect()
+            .await
+            .map_err(StoreError::unavailable)
+    }
+
+    /// Keys of [`Self::keys`] from the newest to the oldest, as ids begin with their time; those after the id `after`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn newest_first(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StoreError> {
+        let mut keys = self.keys(prefix).await?;
+        if let Some(after) = after {
+            keys.retain(|key| key[prefix.len()..] < *after);
+        }
+        keys.sort_unstable_by(|a, b| Reverse(a).cmp(&Reverse(b)));
+        Ok(keys)
+    }
+
+    fn filter(&self, prefix: &str) -> String {
+        format!("$KV.{}.{prefix}*", self.kv.name)
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Bytes, StoreError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+/// A new id: 12 hexadecimal digits of the time in milliseconds, so that ids sort by age, and 20 random ones.
+pub fn new_id(prefix: &str, now_ms: u64) -> String {
+    id_of(prefix, now_ms, &rand::random::<[u8; 10]>())
+}
+
+/// The id that everybody derives from `parent`, which carries its time.
+pub fn derived_id(prefix: &str, parent: &str, what: &str) -> String {
+    let digest = Sha256::digest(format!("{parent}:{what}"));
+    let now_ms = parent.rsplit(['_', '-']).next().and_then(|digits| u64::from_str_radix(digits.get(..12)?, 16).ok());
+    id_of(prefix, now_ms.unwrap_or_default(), &digest[..10])
+}
+
+fn id_of(prefix: &str, now_ms: u64, rest: &[u8]) -> String {
+    format!("{prefix}{now_ms:012x}{}", forebay_shared::ids::hex(rest))
+}
+
+/// Whether a client's text can be the id of a record: what is no part of a key finds nothing.
+pub fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_age_and_a_derived_one_stands_beside_its_parent() {
+        let (older, newer) = (new_id("batch_", 1_700_000_000_000), new_id("batch_", 1_700_000_000_001));
+        assert!(older < newer);
+        let output = derived_id("file-", &older, "output");
+        assert_eq!(output[5..17], older[6..18]);
+        assert_eq!(output, derived_id("file-", &older, "output"));
+        assert_ne!(output, derived_id("file-", &older, "errors"));
+    }
+
+    #[test]
+    fn what_could_leave_its_place_in_a_key_is_no_id() {
+        assert!(is_id(&new_id("file-", 5)));
+        for text in ["", "a.b", "*", ">", "a b", "../x", &"x".repeat(65)] {
+            assert!(!is_id(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! OpenAI's Files API: files of a tenant, streamed in and out, never in memory.
+//!
+//! A file is a record in the bucket and one or several objects. An uploaded file is one object; what a batch produced is
+//! the list of its parts' objects, in order. A record is made after the object is complete, so a file that can be found
+//! can be read; an upload that ends before that leaves nothing but, after a kill, chunks that expire.
+
+mod content;
+mod upload;
+
+use std::time::Duration;
+
+use async_nats::jetstream::object_store::{DeleteErrorKind, InfoErrorKind, ObjectStore};
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::ids::TenantName;
+use forebay_shared::model::slug;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+pub use content::Content;
+pub use upload::{Upload, UploadFault};
+
+use crate::batches::part::Segment;
+use crate::batches::records::{Records, StoreError, is_id, new_id};
+
+/// A tenant's file. Kept as JSON; times in seconds since the Unix epoch, broker time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    pub id: String,
+    pub tenant: TenantName,
+    pub bytes: u64,
+    pub created_at: u64,
+    pub expires_at: u64,
+    pub filename: String,
+    pub purpose: String,
+    stored: Stored,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stored {
+    /// One object of this name.
+    Object(String),
+    /// Those that a record of its own lists, see [`segments_key`]: lists of files are read often, this rarely.
+    Segments,
+}
+
+pub const PURPOSE_BATCH: &str = "batch";
+pub const PURPOSE_BATCH_OUTPUT: &str = "batch_output";
+
+fn file_key(tenant: &TenantName, id: &str) -> String {
+    format!("file.{}.{id}", slug(tenant.as_str()))
+}
+
+fn segments_key(id: &str) -> String {
+    format!("segments.{id}")
+}
+
+/// All files, as one process sees them.
+pub struct Files {
+    records: Records,
+    objects: ObjectStore,
+    clock: BrokerClock,
+    /// Largest upload.
+    pub max_bytes: u64,
+    keep: Duration,
+}
+
+impl Files {
+    pub fn new(records: Records, objects: ObjectStore, clock: BrokerClock, max_bytes: u64, keep: Duration) -> Self {
+        Self { records, objects, clock, max_bytes, keep }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now_us() / 1_000_000
+    }
+
+    fn record(
+        &self,
+        tenant: &TenantName,
+        id: String,
+        filename: String,
+        purpose: &str,
+        stored: Stored,
+        keep_seconds: Option<u64>,
+    ) -> FileRecord {
+        let (now, keep) = (self.now(), self.keep.as_secs());
+        FileRecord {
+            id,
+            tenant: tenant.clone(),
+            bytes: 0,
+            created_at: now,
+            expires_at: now + keep_seconds.map_or(keep, |wanted| wanted.min(keep)),
+            filename,
+            purpose: purpose.to_owned(),
+            stored,
+        }
+    }
+
+    /// A tenant's file, if it exists and has not expired.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn find(&self, tenant: &TenantName, id: &str) -> Result<Option<FileRecord>, StoreError> {
+        if !is_id(id) {
+            return Ok(None);
+        }
+        let found = self.records.get::<FileRecord>(&file_key(tenant, id)).await?;
+        Ok(found.map(|found| found.value).filter(|file| self.is_visible(file, tenant)))
+    }
+
+    /// Two tenants' names can share a key; their files stay apart.
+    fn is_visible(&self, file: &FileRecord, tenant: &TenantName) -> bool {
+        file.tenant == *tenant && self.now() < file.expires_at
+    }
+
+    /// A tenant's files, newest first (or oldest), at most `limit` after the one called `after`; and whether there are more.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn list(
+        &self,
+        tenant: &TenantName,
+        purpose: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+        oldest_first: bool,
+    ) -> Result<(Vec<FileRecord>, bool), StoreError> {
+        let prefix = file_key(tenant, "");
+        let mut keys = self.records.newest_first(&prefix, after.filter(|_| !oldest_first)).await?;
+        if oldest_first {
+            keys.reverse();
+            keys.retain(|key| after.is_none_or(|after| key[prefix.len()..] > *after));
+        }
+        let read = keys.into_iter().map(|key| {
+            let records = self.records.clone();
+            async move { records.get::<FileRecord>(&key).await }
+        });
+        let mut read = futures::stream::iter(read).buffered(16);
+        let mut page = Vec::new();
+        while let Some(found) = read.next().await {
+            let Some(file) = found?.map(|found| found.value) else { continue };
+            if !self.is_visible(&file, tenant) || purpose.is_some_and(|purpose| purpose != file.purpose) {
+                continue;
+            }
+            if page.len() == limit {
+                return Ok((page, true));
+            }
+            page.push(file);
+        }
+        Ok((page, false))
+    }
+
+    /// The bytes of a file, from the first to the last.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn open(&self, file: &FileRecord) -> Result<Content, StoreError> {
+        Ok(Content::new(self.objects.clone(), self.segments(file).await?))
+    }
+
+    async fn segments(&self, file: &FileRecord) -> Result<Vec<Segment>, StoreError> {
+        match &file.stored {
+            Stored::Object(name) => Ok(vec![Segment { object: name.clone(), bytes: file.bytes }]),
+            Stored::Segments => {
+                let found = self.records.get::<Vec<Segment>>(&segments_key(&file.id)).await?;
+                Ok(found.map(|found| found.value).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Makes a file of objects that are there. A second call for the same id changes nothing.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn keep_segments(
+        &self,
+        tenant: &TenantName,
+        id: &str,
+        filename: String,
+        segments: Vec<Segment>,
+        keep_seconds: Option<u64>,
+    ) -> Result<(), StoreError> {
+        self.records.create(&segments_key(id), &segments).await?;
+        let mut file =
+            self.record(tenant, id.to_owned(), filename, PURPOSE_BATCH_OUTPUT, Stored::Segments, keep_seconds);
+        file.bytes = segments.iter().map(|segment| segment.bytes).sum();
+        self.records.create(&file_key(tenant, id), &file).await?;
+        Ok(())
+    }
+
+    /// Removes a file: its bytes first, so that a second attempt can remove what a first left.
+    ///
+    /// # Errors
+    /// The broker does not answer; the file may be gone in part.
+    pub async fn remove(&self, file: &FileRecord) -> Result<(), StoreError> {
+        let segments = self.segments(file).await?;
+        let removals = segments.into_iter().map(|segment| async move { self.remove_object(&segment.object).await });
+        let mut removals = futures::stream::iter(removals).buffer_unordered(8);
+        while let Some(removed) = removals.next().await {
+            removed?;
+        }
+        drop(removals);
+        if file.stored == Stored::Segments {
+            self.records.remove(&segments_key(&file.id)).await?;
+        }
+        self.records.remove(&file_key(&file.tenant, &file.id)).await
+    }
+
+    /// Keeps `text` as an object with a name of its own.
+    ///
+    /// # Errors
+    /// The broker did not take all of it.
+    pub async fn put_object(&self, text: &[u8]) -> Result<Segment, StoreError> {
+        let object = new_id("part-", self.clock.now_us() / 1_000);
+        let mut rest = text;
+        let stored = self.objects.put(object.as_str(), &mut rest).await.map_err(StoreError::unavailable)?;
+        Ok(Segment { object, bytes: stored.size as u64 })
+    }
+
+    /// Removes an object; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn remove_object(&self, object: &str) -> Result<(), StoreError> {
+        match self.objects.info(object).await {
+            Err(error) if error.kind() == InfoErrorKind::NotFound => return Ok(()),
+            Ok(info) if info.deleted => return Ok(()),
+            _ => {}
+        }
+        match self.objects.delete(object).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::unavailable(error)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A file on its way in: written piece by piece into an object that is kept only if all of it was wanted.
+
+use bytes::Bytes;
+use forebay_shared::ids::TenantName;
+use tokio::io::{AsyncWriteExt, BufWriter, DuplexStream};
+use tokio::sync::oneshot;
+
+use super::{FileRecord, Files, Stored, file_key};
+use crate::batches::records::{StoreError, new_id};
+
+/// The size of an object's chunks.
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// Why a piece was not taken.
+#[derive(Debug)]
+pub enum UploadFault {
+    TooLarge,
+    Store(StoreError),
+}
+
+/// An object that is being written. Dropped before [`Upload::finish`], it is removed again.
+pub struct Upload {
+    id: String,
+    writer: BufWriter<DuplexStream>,
+    bytes: u64,
+    max_bytes: u64,
+    stored: oneshot::Receiver<Result<(), String>>,
+    keep: oneshot::Sender<()>,
+}
+
+impl Files {
+    /// Begins a new file.
+    pub fn upload(&self) -> Upload {
+        let id = new_id("file-", self.clock.now_us() / 1_000);
+        let (writer, mut reader) = tokio::io::duplex(CHUNK_BYTES);
+        let (told, stored) = oneshot::channel();
+        let (keep, kept) = oneshot::channel();
+        let (objects, name) = (self.objects.clone(), id.clone());
+        // A task of its own: it must clean up after a client that went away.
+        tokio::spawn(async move {
+            let put = objects.put(name.as_str(), &mut reader).await;
+            let is_stored = put.is_ok();
+            let _gone = told.send(put.map(drop).map_err(|error| error.to_string()));
+            if kept.await.is_err()
+                && is_stored
+                && let Err(error) = objects.delete(&name).await
+            {
+                tracing::warn!(%error, "an unwanted upload stays until it expires");
+            }
+        });
+        let writer = BufWriter::with_capacity(CHUNK_BYTES, writer);
+        Upload { id, writer, bytes: 0, max_bytes: self.max_bytes, stored, keep }
+    }
+
+    /// Makes the file that was uploaded.
+    ///
+    /// # Errors
+    /// The broker did not take all of it; nothing is kept.
+    pub async fn finish(
+        &self,
+        mut upload: Upload,
+        tenant: &TenantName,
+        filename: String,
+        purpose: &str,
+        keep_seconds: Option<u64>,
+    ) -> Result<FileRecord, StoreError> {
+        upload.writer.shutdown().await.map_err(StoreError::unavailable)?;
+        let stored = upload.stored.await.map_err(StoreError::unavailable)?;
+        stored.map_err(StoreError::Unavailable)?;
+        let object = Stored::Object(upload.id.clone());
+        let mut file = self.record(tenant, upload.id, filename, purpose, object, keep_seconds);
+        file.bytes = upload.bytes;
+        self.records.create(&file_key(tenant, &file.id), &file).await?;
+        let _the_task_waits = upload.keep.send(());
+        Ok(file)
+    }
+}
+
+impl Upload {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// [`UploadFault`]; drop the upload then.
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), UploadFault> {
+        self.bytes += piece.len() as u64;
+        if self.bytes > self.max_bytes {
+            return Err(UploadFault::TooLarge);
+        }
+        self.writer.write_all(&piece).await.map_err(|error| UploadFault::Store(StoreError::unavailable(error)))
+    }
+}

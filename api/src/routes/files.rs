@@ -1,0 +1,291 @@
+//! `/v1/files`, as OpenAI keeps files: <https://platform.openai.com/docs/api-reference/files>.
+//!
+//! Only `purpose=batch` can be uploaded. A file of another tenant does not exist.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Multipart, Path, Query, Request};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use forebay_shared::error::JobError;
+use forebay_shared::ids::TenantName;
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::json;
+use crate::error::Failure;
+use crate::files::{FileRecord, Files, PURPOSE_BATCH, Upload, UploadFault};
+use crate::http::Backend;
+use crate::http::endpoint::{Answer, Call};
+
+/// What a multipart body has beside the file.
+const MULTIPART_ROOM_BYTES: u64 = 64 * 1024;
+/// A client that sends nothing for this long has stopped.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How much of a refused body is still read, so that a client that writes before it reads gets to see the answer.
+const DRAIN_BYTES: usize = 32 * 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// Longest value of a field that is no file.
+const MAX_FIELD_BYTES: usize = 1_024;
+const MAX_FILENAME_CHARS: usize = 255;
+/// Most files in one page, and as many if the client does not say.
+const MAX_PAGE: usize = 10_000;
+
+/// A file as OpenAI shows it.
+#[derive(Serialize)]
+struct File<'a> {
+    id: &'a str,
+    object: &'static str,
+    bytes: u64,
+    created_at: u64,
+    expires_at: u64,
+    filename: &'a str,
+    purpose: &'a str,
+    status: &'static str,
+    status_details: Option<&'static str>,
+}
+
+impl<'a> From<&'a FileRecord> for File<'a> {
+    fn from(file: &'a FileRecord) -> Self {
+        Self {
+            id: &file.id,
+            object: "file",
+            bytes: file.bytes,
+            created_at: file.created_at,
+            expires_at: file.expires_at,
+            filename: &file.filename,
+            purpose: &file.purpose,
+            status: "processed",
+            status_details: None,
+        }
+    }
+}
+
+/// One page of a list.
+#[derive(Serialize)]
+pub(super) struct Page<'a, T> {
+    pub object: &'static str,
+    pub data: Vec<T>,
+    pub first_id: Option<&'a str>,
+    pub last_id: Option<&'a str>,
+    pub has_more: bool,
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    purpose: Option<String>,
+    limit: Option<usize>,
+    after: Option<String>,
+    order: Option<String>,
+}
+
+/// Files, or why there are none.
+fn files_of<B: Backend>(call: &Call<B>) -> Result<&Files, Failure> {
+    call.state.backend.batches().map(|batches| &batches.files).ok_or(Failure::Job(JobError::BrokerUnavailable))
+}
+
+pub(super) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Failure> {
+    let Ok(Query(query)) = Query::<T>::try_from_uri(&parts.uri) else {
+        return Err(Failure::invalid("limit", "the query cannot be read; `limit` must be a whole number"));
+    };
+    Ok(query)
+}
+
+/// The id in the path.
+pub(super) async fn id_of(parts: &mut Parts) -> String {
+    Path::<String>::from_request_parts(parts, &()).await.map(|Path(id)| id).unwrap_or_default()
+}
+
+fn no_such_file(id: &str) -> Failure {
+    Failure::NotFound { kind: "file", id: id.chars().take(100).collect() }
+}
+
+async fn find<B: Backend>(call: &mut Call<B>) -> Result<FileRecord, Failure> {
+    let id = id_of(&mut call.parts).await;
+    files_of(call)?.find(&call.caller.tenant, &id).await?.ok_or_else(|| no_such_file(&id))
+}
+
+pub async fn list<B: Backend>(call: Call<B>) -> Answer {
+    let query: ListQuery = query(&call.parts)?;
+    let oldest_first = match query.order.as_deref() {
+        None | Some("desc") => false,
+        Some("asc") => true,
+        Some(_) => return Err(Failure::invalid("order", "`order` must be asc or desc")),
+    };
+    let limit = query.limit.unwrap_or(MAX_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Failure::invalid("limit", format!("`limit` must be from 1 to {MAX_PAGE}")));
+    }
+    let (purpose, after) = (query.purpose.as_deref(), query.after.as_deref());
+    let (files, has_more) = files_of(&call)?.list(&call.caller.tenant, purpose, after, limit, oldest_first).await?;
+    let page = Page {
+        object: "list",
+        data: files.iter().map(File::from).collect(),
+        first_id: files.first().map(|file| file.id.as_str()),
+        last_id: files.last().map(|file| file.id.as_str()),
+        has_more,
+    };
+    json(StatusCode::OK, &page)
+}
+
+pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
+    let file = find(&mut call).await?;
+    json(StatusCode::OK, &File::from(&file))
+}
+
+pub async fn content<B: Backend>(mut call: Call<B>) -> Answer {
+    let file = find(&mut call).await?;
+    let content = files_of(&call)?.open(&file).await?;
+    let mut response = Response::new(Body::from_stream(content.frames()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    // A body that ends early is seen to have ended early.
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(file.bytes));
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    Ok(response)
+}
+
+pub async fn remove<B: Backend>(mut call: Call<B>) -> Answer {
+    #[derive(Serialize)]
+    struct Deleted<'a> {
+        id: &'a str,
+        object: &'static str,
+        deleted: bool,
+    }
+    let file = find(&mut call).await?;
+    files_of(&call)?.remove(&file).await?;
+    json(StatusCode::OK, &Deleted { id: &file.id, object: "file", deleted: true })
+}
+
+/// What an upload says about its file.
+#[derive(Default)]
+struct Said {
+    purpose: Option<String>,
+    filename: String,
+    keep_seconds: Option<u64>,
+}
+
+pub async fn create<B: Backend>(call: Call<B>) -> Answer {
+    let files = files_of(&call)?;
+    let max_bytes = files.max_bytes;
+    if announced(&call.parts.headers).is_some_and(|bytes| bytes > max_bytes + MULTIPART_ROOM_BYTES) {
+        let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard_body(call.body)).await;
+        return Err(too_large(max_bytes));
+    }
+    let Call { state, caller, parts, body, .. } = call;
+    let Some(batches) = state.backend.batches() else { return Err(JobError::BrokerUnavailable.into()) };
+    let mut request = Request::from_parts(parts, body);
+    // The file has a limit of its own.
+    DefaultBodyLimit::disable().apply(&mut request);
+    let multipart = Multipart::from_request(request, &()).await.map_err(|_| {
+        Failure::invalid("file", "the body must be multipart/form-data with the fields `purpose` and `file`")
+    })?;
+    let file = receive(&batches.files, &caller.tenant, multipart).await?;
+    json(StatusCode::OK, &File::from(&file))
+}
+
+async fn receive(files: &Files, tenant: &TenantName, mut multipart: Multipart) -> Result<FileRecord, Failure> {
+    let (mut said, mut upload) = (Said::default(), None);
+    while let Some(mut field) = patiently(multipart.next_field()).await? {
+        match field.name().unwrap_or_default() {
+            "file" if upload.is_none() => {
+                let filename = field.file_name().unwrap_or("upload.jsonl");
+                said.filename = filename.chars().filter(|c| !c.is_control()).take(MAX_FILENAME_CHARS).collect();
+                if said.purpose.is_some() {
+                    check_purpose(&said)?;
+                }
+                upload = Some(take(files.upload(), &mut field, files.max_bytes).await?);
+            }
+            "file" => return Err(Failure::invalid("file", "one file at a time")),
+            "purpose" => said.purpose = Some(text(&mut field, "purpose").await?),
+            "expires_after[seconds]" => {
+                let seconds = text(&mut field, "expires_after").await?;
+                said.keep_seconds = Some(keep_seconds(seconds.parse().ok())?);
+            }
+            _ => drop(text(&mut field, "file").await?),
+        }
+    }
+    check_purpose(&said)?;
+    let upload = upload.ok_or_else(|| Failure::invalid("file", "you must provide a file"))?;
+    Ok(files.finish(upload, tenant, said.filename, PURPOSE_BATCH, said.keep_seconds).await?)
+}
+
+fn check_purpose(said: &Said) -> Result<(), Failure> {
+    match said.purpose.as_deref() {
+        Some(PURPOSE_BATCH) => Ok(()),
+        None => Err(Failure::invalid("purpose", "you must provide a `purpose`; the one that is supported is batch")),
+        Some(_) => Err(Failure::invalid("purpose", "`purpose` must be batch: files are used for batches only")),
+    }
+}
+
+/// From an hour to 30 days, as OpenAI.
+pub(super) fn keep_seconds(seconds: Option<u64>) -> Result<u64, Failure> {
+    seconds.filter(|seconds| (3_600..=2_592_000).contains(seconds)).ok_or_else(|| {
+        Failure::invalid("expires_after", "`expires_after.seconds` must be from 3600 (an hour) to 2592000 (30 days)")
+    })
+}
+
+/// Writes a field into an upload.
+async fn take(mut upload: Upload, field: &mut Field<'_>, max_bytes: u64) -> Result<Upload, Failure> {
+    while let Some(piece) = patiently(field.chunk()).await? {
+        match upload.write(piece).await {
+            Ok(()) => {}
+            Err(UploadFault::Store(error)) => return Err(error.into()),
+            Err(UploadFault::TooLarge) => {
+                drop(upload);
+                let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard_field(field)).await;
+                return Err(too_large(max_bytes));
+            }
+        }
+    }
+    Ok(upload)
+}
+
+fn too_large(max_bytes: u64) -> Failure {
+    JobError::PayloadTooLarge { max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX) }.into()
+}
+
+async fn discard_field(field: &mut Field<'_>) {
+    let mut discarded = 0;
+    while let Ok(Some(piece)) = field.chunk().await
+        && discarded <= DRAIN_BYTES
+    {
+        discarded += piece.len();
+    }
+}
+
+async fn discard_body(body: Body) {
+    let (mut body, mut discarded) = (body.into_data_stream(), 0);
+    while let Some(Ok(piece)) = body.next().await
+        && discarded <= DRAIN_BYTES
+    {
+        discarded += piece.len();
+    }
+}
+
+async fn text(field: &mut Field<'_>, name: &'static str) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = patiently(field.chunk()).await? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MAX_FIELD_BYTES {
+            return Err(Failure::invalid(name, "a field beside the file is too long"));
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::invalid(name, "a field is not UTF-8"))
+}
+
+async fn patiently<T>(read: impl Future<Output = Result<T, MultipartError>>) -> Result<T, Failure> {
+    match tokio::time::timeout(PATIENCE, read).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(_)) => Err(Failure::invalid("file", "the body is not complete multipart/form-data")),
+        Err(_) => Err(Failure::BodyTimeout),
+    }
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
