@@ -268,7 +268,7 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
                 // How far a consumer named like a lane would be: there is none on other streams.
                 || (on_lane && starts(&["$JS.API.CONSUMER.INFO."]))
                 || acks_jobs
-                || appends(&["FOREBAY_DEAD"])
+                || appends(&["FOREBAY_DEAD", "FOREBAY_ADVISORIES"])
                 || keeps(&["KV_FOREBAY_MODELS", "KV_FOREBAY_ATTEMPTS"])
         }
         ("worker", Subscribe) => is(&["forebay.roll", "forebay.cancel.*", "forebay.describe.*"]),

@@ -44,6 +44,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::codec;
 use forebay_shared::ids::TenantName;
 use forebay_shared::metrics::{ApiMetrics, BatchEnd};
 use forebay_shared::model::slug;
