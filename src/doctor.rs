@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use forebay_shared::settings::AccessArgs;
+use forebay_shared::settings::BrokerAccessArgs;
 
 use crate::model::Model;
 
@@ -21,10 +21,10 @@ pub struct DoctorArgs {
     #[arg(long = "model", env = "FOREBAY_MODEL", value_delimiter = ',', value_name = "MODEL")]
     models: Vec<String>,
     /// Broker to ask [default: nats://127.0.0.1:4222, and nothing is wrong when it is not there].
-    #[arg(long, env = "FOREBAY_BROKER", value_name = "URL,…")]
+    #[arg(long, env = "FOREBAY_BROKER", value_name = "URL")]
     broker: Option<String>,
     #[command(flatten)]
-    access: AccessArgs,
+    access: BrokerAccessArgs,
     /// Where the api is to listen.
     #[arg(long, env = "FOREBAY_API_ADDR", default_value = "127.0.0.1:8000", value_name = "ADDR")]
     api_addr: SocketAddr,

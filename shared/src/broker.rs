@@ -4,9 +4,9 @@
 //! and a [`Link`] that tells what happened: whether it is up, its **epoch** (a lease taken in an earlier one is void),
 //! and how often a subscription overflowed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
@@ -26,10 +26,14 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Purpose of the connection over which a worker takes work: the one that a reaper watches.
 pub const PULL: &str = "pull";
 
+/// How long finding another broker of a cluster takes at most, if there is one: a reconnect or two.
+const FAILOVER: Duration = Duration::from_secs(2);
+
 /// One connection and its history.
 #[derive(Debug, Clone)]
 pub struct Link {
     pub client: Client,
+    inbox: Arc<str>,
     state: Arc<LinkState>,
     epochs: watch::Receiver<u64>,
 }
@@ -37,6 +41,9 @@ pub struct Link {
 #[derive(Debug)]
 struct LinkState {
     up: AtomicBool,
+    /// When it was lost, while it is.
+    lost: Mutex<Option<Instant>>,
+    has_others: bool,
     slow_consumers: AtomicU64,
     epoch: watch::Sender<u64>,
 }
@@ -44,6 +51,24 @@ struct LinkState {
 impl Link {
     pub fn is_up(&self) -> bool {
         self.state.up.load(Ordering::Relaxed)
+    }
+
+    /// Up, or lost a moment ago where another broker of the cluster is there to go to: then it is worth waiting instead of
+    /// turning work away.
+    pub fn is_up_or_failing_over(&self) -> bool {
+        let lost = || *self.state.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_up() || (self.state.has_others && lost().is_some_and(|lost| lost.elapsed() < FAILOVER))
+    }
+
+    /// Waits while it is failing over, and tells whether it is up then.
+    pub async fn failed_over(&self) -> bool {
+        while !self.is_up() {
+            if !self.is_up_or_failing_over() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
     }
 
     /// Changes whenever this connection is made or lost. What was asked of the broker, or lent by it, in an earlier epoch
@@ -55,6 +80,11 @@ impl Link {
     /// Follows [`Self::epoch`].
     pub fn epochs(&self) -> watch::Receiver<u64> {
         self.epochs.clone()
+    }
+
+    /// Prefix of what this connection may listen on for answers to itself.
+    pub fn inbox(&self) -> &str {
+        &self.inbox
     }
 
     /// Messages dropped because a subscription's buffer was full. Anything above 0 is a sizing error.
@@ -95,8 +125,8 @@ pub enum ConnectError {
     )]
     Refused { url: String, shown: &'static str },
     #[error(
-        "no TLS with the broker at {url}: {cause}; name the authority of its certificate with --broker-ca / FOREBAY_BROKER_CA, and \
-         check that the certificate is for this host name"
+        "no TLS with the broker at {url}: {cause}; name the authority of its certificate with --broker-ca / FOREBAY_BROKER_CA, \
+         check that the certificate is for this host name, and show one with --broker-cert and --broker-key if it asks for one"
     )]
     Tls { url: String, cause: String },
     #[error(transparent)]
@@ -111,14 +141,22 @@ pub enum ConnectError {
 pub async fn connect(args: &BrokerArgs, boot: BootId, process: &str, purpose: &str) -> Result<Link, ConnectError> {
     let servers = addresses(&args.broker)?;
     let (epoch, epochs) = watch::channel(0);
-    let state = Arc::new(LinkState { up: AtomicBool::new(false), slow_consumers: AtomicU64::new(0), epoch });
+    let state = Arc::new(LinkState {
+        up: AtomicBool::new(false),
+        lost: Mutex::new(None),
+        has_others: servers.len() > 1,
+        slow_consumers: AtomicU64::new(0),
+        epoch,
+    });
     let give_up = tokio::time::Instant::now() + args.broker_wait;
     loop {
-        let options = access::apply(options(boot, process, purpose, &state), &args.access)?;
+        let user = access::public_key(&args.access)?;
+        let inbox = format!("{}.{purpose}", subjects::inbox_prefix(user.as_deref(), boot));
+        let options = access::apply(options(&inbox, connection_name(process, purpose, boot), &state), &args.access)?;
         match options.connect(servers.as_slice()).await {
             Ok(client) => {
                 state.up.store(true, Ordering::Relaxed);
-                return Ok(Link { client, state, epochs });
+                return Ok(Link { client, inbox: inbox.into(), state, epochs });
             }
             Err(error) => match explain(args, &error) {
                 ConnectError::Unreachable { .. } if tokio::time::Instant::now() < give_up => {
@@ -152,7 +190,9 @@ fn explain(args: &BrokerArgs, error: &async_nats::ConnectError) -> ConnectError 
         }
         ConnectErrorKind::Tls => ConnectError::Tls { url, cause },
         // What the handshake says comes as an I/O error of its own kind.
-        ConnectErrorKind::Io if cause.contains("certificate") => ConnectError::Tls { url, cause },
+        ConnectErrorKind::Io if cause.contains("certificate") || cause.contains("fatal alert") => {
+            ConnectError::Tls { url, cause }
+        }
         _ => ConnectError::Unreachable { url, cause },
     }
 }
@@ -171,11 +211,11 @@ fn one_line(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn options(boot: BootId, process: &str, purpose: &str, state: &Arc<LinkState>) -> ConnectOptions {
+fn options(inbox: &str, name: String, state: &Arc<LinkState>) -> ConnectOptions {
     let state = Arc::clone(state);
     ConnectOptions::new()
-        .name(connection_name(process, purpose, boot))
-        .custom_inbox_prefix(format!("{}.{purpose}", subjects::inbox_prefix(boot)))
+        .name(name)
+        .custom_inbox_prefix(inbox)
         .client_capacity(8_192)
         .subscription_capacity(131_072)
         .read_buffer_capacity(65_535)
@@ -219,6 +259,7 @@ fn on_event(state: &LinkState, event: &Event) {
             tracing::debug!("connected to the broker");
         }
         Event::Disconnected | Event::Closed => {
+            *state.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             state.up.store(false, Ordering::Relaxed);
             state.epoch.send_modify(|epoch| *epoch += 1);
             tracing::warn!("lost the broker; reconnecting");

@@ -37,10 +37,10 @@ impl FromStr for Secret {
 #[command(next_help_heading = "Broker")]
 pub struct BrokerArgs {
     /// Address of a nats-server with JetStream enabled; of a cluster, several, separated by commas.
-    #[arg(long, env = "FOREBAY_BROKER", default_value = "nats://127.0.0.1:4222", value_name = "URL,…")]
+    #[arg(long, env = "FOREBAY_BROKER", default_value = "nats://127.0.0.1:4222", value_name = "URL")]
     pub broker: String,
     #[command(flatten)]
-    pub access: AccessArgs,
+    pub access: BrokerAccessArgs,
     /// How long to wait for the broker at start before giving up.
     #[arg(long, env = "FOREBAY_BROKER_WAIT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub broker_wait: Duration,
@@ -52,7 +52,7 @@ impl BrokerArgs {
     /// The same broker, as somebody else: for a second connection with rights of its own.
     pub fn with_credentials(&self, file: &Path) -> Self {
         let access =
-            AccessArgs { broker_token: None, broker_credentials: Some(file.to_owned()), ..self.access.clone() };
+            BrokerAccessArgs { broker_token: None, broker_credentials: Some(file.to_owned()), ..self.access.clone() };
         Self { access, ..self.clone() }
     }
 }
@@ -60,7 +60,7 @@ impl BrokerArgs {
 /// What the broker asks of those who connect, and how it is recognised.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Broker")]
-pub struct AccessArgs {
+pub struct BrokerAccessArgs {
     /// Token to authenticate with, if the broker asks for one.
     #[arg(long, env = "FOREBAY_BROKER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub broker_token: Option<Secret>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_shared::broker::{self, ConnectError, Link};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::BootId;
-use forebay_shared::settings::{AccessArgs, BrokerArgs, StoreArgs};
+use forebay_shared::settings::{BrokerAccessArgs, BrokerArgs, StoreArgs};
 use forebay_shared::streams::MODELS_STREAM;
 
 use super::{Finding, Level};
@@ -16,7 +16,7 @@ const WAIT: Duration = Duration::from_millis(500);
 const LARGE_OFFSET_SECONDS: f64 = 1.0;
 
 /// Asks the broker at `url`. Without one, the usual address is tried, and its absence is no fault.
-pub(super) async fn examine(url: Option<&str>, access: AccessArgs) -> Vec<Finding> {
+pub(super) async fn examine(url: Option<&str>, access: BrokerAccessArgs) -> Vec<Finding> {
     let args = BrokerArgs {
         broker: url.unwrap_or(DEFAULT_URL).to_owned(),
         access,

@@ -42,6 +42,7 @@ pub fn spawn(spec: &Spec, log: File) -> io::Result<Child> {
     for name in PER_PROCESS_ENV {
         command.env_remove(name);
     }
+    command.envs(spec.env.iter().map(|(name, value)| (name, value)));
     // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid), and nothing is allocated.
     unsafe {
         command.pre_exec(move || {

@@ -11,7 +11,7 @@ use std::path::Path;
 use async_nats::ConnectOptions;
 use nkeys::{KeyPair, KeyPairType};
 
-use crate::settings::AccessArgs;
+use crate::settings::BrokerAccessArgs;
 
 /// A file of credentials or certificates that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,7 @@ const KEY: &str = "--broker-key";
 ///
 /// # Errors
 /// [`AccessError`] when a file is missing, readable by everybody though it is secret, or not what its flag asks for.
-pub fn apply(mut options: ConnectOptions, access: &AccessArgs) -> Result<ConnectOptions, AccessError> {
+pub fn apply(mut options: ConnectOptions, access: &BrokerAccessArgs) -> Result<ConnectOptions, AccessError> {
     if let Some(token) = &access.broker_token {
         options = options.token(token.reveal().to_owned());
     }
@@ -55,6 +55,17 @@ pub fn apply(mut options: ConnectOptions, access: &AccessArgs) -> Result<Connect
         (None, Some(path)) => return Err(alone(KEY, path, CERT)),
     }
     Ok(options)
+}
+
+/// The public key of the user that the credentials are for.
+///
+/// # Errors
+/// As [`apply`].
+pub fn public_key(access: &BrokerAccessArgs) -> Result<Option<String>, AccessError> {
+    let Some(path) = &access.broker_credentials else { return Ok(None) };
+    let text = read(CREDENTIALS, path)?;
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
+    Ok(seed.and_then(|seed| KeyPair::from_seed(seed).ok()).map(|pair| pair.public_key()))
 }
 
 /// A seed as `forebay keys` writes it, or a `.creds` file of a JWT and a seed.
@@ -154,7 +165,7 @@ mod tests {
     }
 
     fn with_credentials(path: PathBuf) -> Result<(), String> {
-        let access = AccessArgs { broker_credentials: Some(path), ..AccessArgs::default() };
+        let access = BrokerAccessArgs { broker_credentials: Some(path), ..BrokerAccessArgs::default() };
         apply(ConnectOptions::new(), &access).map(drop).map_err(|error| error.to_string())
     }
 
@@ -163,7 +174,10 @@ mod tests {
         let dir = folder();
         let seed = KeyPair::new_user().seed().unwrap();
         with_credentials(file(dir.path(), "api.nk", &format!("\n{seed}\n"), 0o600)).unwrap();
-        with_credentials(file(dir.path(), "group.nk", &seed, 0o440)).unwrap();
+        let path = file(dir.path(), "group.nk", &seed, 0o440);
+        with_credentials(path.clone()).unwrap();
+        let access = BrokerAccessArgs { broker_credentials: Some(path), ..BrokerAccessArgs::default() };
+        assert_eq!(public_key(&access).unwrap(), Some(KeyPair::from_seed(&seed).unwrap().public_key()));
     }
 
     #[test]
@@ -192,15 +206,15 @@ mod tests {
         let dir = folder();
         let cert = file(dir.path(), "cert.pem", "-----BEGIN CERTIFICATE-----\n", 0o644);
         let key = file(dir.path(), "key.pem", "-----BEGIN EC PRIVATE KEY-----\n", 0o600);
-        let error = |access: AccessArgs| apply(ConnectOptions::new(), &access).map(drop).unwrap_err().to_string();
-        let none = AccessArgs::default;
-        let swapped = error(AccessArgs { broker_ca: Some(key.clone()), ..none() });
+        let error = |access: BrokerAccessArgs| apply(ConnectOptions::new(), &access).map(drop).unwrap_err().to_string();
+        let none = BrokerAccessArgs::default;
+        let swapped = error(BrokerAccessArgs { broker_ca: Some(key.clone()), ..none() });
         assert!(swapped.contains("--broker-ca") && swapped.contains("holds no certificate"), "{swapped}");
-        let lone = error(AccessArgs { broker_cert: Some(cert.clone()), ..none() });
+        let lone = error(BrokerAccessArgs { broker_cert: Some(cert.clone()), ..none() });
         assert!(lone.contains("set --broker-key too"), "{lone}");
-        let both = AccessArgs { broker_cert: Some(cert.clone()), broker_key: Some(key), ..none() };
+        let both = BrokerAccessArgs { broker_cert: Some(cert.clone()), broker_key: Some(key), ..none() };
         apply(ConnectOptions::new(), &both).map(drop).unwrap();
-        let wrong_key = error(AccessArgs { broker_cert: Some(cert.clone()), broker_key: Some(cert), ..none() });
+        let wrong_key = error(BrokerAccessArgs { broker_cert: Some(cert.clone()), broker_key: Some(cert), ..none() });
         assert!(wrong_key.contains("--broker-key"), "{wrong_key}");
     }
 }

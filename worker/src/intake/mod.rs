@@ -99,7 +99,7 @@ impl Intake {
     /// # Errors
     /// The broker refused the subscription.
     pub(crate) async fn run(self: Arc<Self>, mut stop: Shutdown) -> anyhow::Result<()> {
-        let inbox = format!("{}.pull.jobs", subjects::inbox_prefix(self.boot));
+        let inbox = format!("{}.jobs", self.link.inbox());
         let mut messages = self.link.client.subscribe(format!("{inbox}.>")).await?;
         let mut epochs = self.link.epochs();
         epochs.borrow_and_update();
