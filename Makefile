@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick fuzz bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability clean distclean
+.PHONY: help setup build up test quick fuzz chaos bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
 
 help: ## this text
@@ -83,6 +83,10 @@ check-clients:
 
 summary:
 	@scripts/summary.sh
+
+chaos: ## everything dies at random under load, for CHAOS_SECONDS=600; CHAOS_SEED=… repeats a run
+	@$(PYTHON) scripts/fetch.py nats-server
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --release --locked -p forebay --test chaos -- --nocapture everything_dies
 
 # --- benches: each prints a table, the machine and its own command line ---
 
