@@ -437,3 +437,40 @@ async fn a_list_is_paged_from_the_newest() {
     assert_eq!(client::get(first, "/v1/jobs?state=gone").await.unwrap().status, 400);
     cluster.stop().await;
 }
+
+/// SHA-256 of `first` and of `second`, who use their names as keys.
+const KEYS: [(&str, &str); 2] = [
+    ("first", "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"),
+    ("second", "16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4"),
+];
+
+#[tokio::test]
+async fn a_tenant_sees_its_own_jobs_and_gets_what_its_key_may_use() {
+    let tenants = KEYS.map(|(name, hash)| json!({ "name": name, "keys": [{ "id": "1", "sha256": hash }] }));
+    let mut tenants = json!({ "tenants": tenants });
+    tenants["tenants"][1]["models"] = json!(["another"]);
+    tenants["tenants"][0]["highest_lane"] = json!("normal");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    std::fs::write(&file, tenants.to_string()).unwrap();
+    let api_args = vec!["--api-keys".to_owned(), file.display().to_string()];
+    let cluster = Cluster::start(ClusterOptions { api_args, ..two_apis() }).await;
+    let addr = cluster.api(0).addr();
+    let client = |name: &str| Client::new(addr).header("Authorization", &format!("Bearer {name}"));
+    let body = embed(&cluster, &json!("x"));
+    let job = client("first").header("Idempotency-Key", "k").post("/v1/jobs", &body).await.unwrap();
+    assert_eq!(job.status, 202, "{}", job.text());
+    let path = format!("/v1/jobs/{}", id(&job.json()));
+    assert_eq!(client("first").get(&path).await.unwrap().status, 200);
+    assert_eq!(client("second").get(&path).await.unwrap().status, 404, "another tenant's job does not exist");
+    assert_eq!(client("second").get(&format!("{path}/events")).await.unwrap().status, 404);
+    assert_eq!(client("second").send("DELETE", &path, b"").await.unwrap().status, 404);
+    assert_eq!(client("second").get("/v1/jobs").await.unwrap().json()["data"], json!([]));
+    let refused = client("second").post("/v1/jobs", &body).await.unwrap();
+    assert_eq!(refused.status, 403, "its key may use another model only: {}", refused.text());
+    let mut urgent = body.clone();
+    urgent["priority"] = json!("high");
+    assert_eq!(client("first").post("/v1/jobs", &urgent).await.unwrap().status, 403);
+    assert_eq!(client::post(addr, "/v1/jobs", &body).await.unwrap().status, 401);
+    cluster.stop().await;
+}

@@ -53,7 +53,8 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let jobs = layer(&state)?;
     media::json(&parts.headers)?;
     let urgency = context.urgency(&state.limits)?;
-    let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, urgency.deadline).await;
+    let by = urgency.deadline.min(context.started + state.limits.body_timeout);
+    let read = http_body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
     let bytes = state.instruments.checked(Check::BodySize, read)?;
     let order = body::Order::read(&bytes, jobs)?;
     let work = match order.task {
