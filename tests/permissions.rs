@@ -249,8 +249,8 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
             ]) || starts(&["forebay.dead.", "forebay.stats.api.", "$JS.API.STREAM.INFO.", "$JS.API.CONSUMER.INFO."])
                 || is(&["forebay.roll", "$JS.API.INFO"])
                 || acks_jobs
-                || works(&["FOREBAY_ASYNC", "FOREBAY_PARTS", "FOREBAY_WEBHOOKS"])
-                || appends(&["FOREBAY_DEAD"])
+                // Dead letters are listed, begun anew and erased at /v1/dead.
+                || works(&["FOREBAY_ASYNC", "FOREBAY_PARTS", "FOREBAY_WEBHOOKS", "FOREBAY_DEAD"])
                 || reads(&["KV_FOREBAY_MODELS"])
                 || keeps(&["KV_FOREBAY_RECORDS", "KV_FOREBAY_IDEMPOTENCY", "KV_FOREBAY_QUOTAS", "KV_FOREBAY_BATCHES"])
                 || keeps(&["OBJ_FOREBAY_RESULTS", "OBJ_FOREBAY_FILES"])

@@ -137,10 +137,11 @@ impl Batches {
     ) -> anyhow::Result<Self> {
         let args = stores.args().clone();
         let stores = Stores::new(control.jetstream(), &args);
-        let records = Records::new(stores.bucket(Bucket::Batches).await?);
         // A chunk may wait for a disk that others write to as well.
         let patient = jetstream::context::ContextBuilder::new().timeout(BULK_TIMEOUT).ack_timeout(BULK_TIMEOUT);
-        let objects = Stores::new(patient.build(bulk.client.clone()), &args).objects(Objects::Files).await?;
+        let bulk = Stores::new(patient.build(bulk.client.clone()), &args);
+        let (records, objects) = tokio::try_join!(stores.bucket(Bucket::Batches), bulk.objects(Objects::Files))?;
+        let records = Records::new(records);
         let files = Files::new(records.clone(), objects, clock.clone(), max_file_bytes, args.files_keep);
         let progress = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(FORGOTTEN_AFTER).build();
         let queue = control.jetstream();

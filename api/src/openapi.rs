@@ -21,11 +21,13 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder, PathItem, PathsBuilder};
 
 pub use operation::Operation;
+
+use crate::tenants::X_API_KEY;
 
 /// What the API is, for those who read the document first.
 const ABOUT: &str = "Queue-backed inference. Every answer carries `x-request-id` and `traceparent`. Errors below `/v1` \
@@ -63,7 +65,10 @@ pub fn operations() -> Vec<Operation> {
 /// The whole document.
 pub fn document() -> OpenApi {
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-    let mut components = ComponentsBuilder::new().security_scheme(operation::BEARER, bearer);
+    let api_key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(X_API_KEY.as_str())));
+    let mut components = ComponentsBuilder::new()
+        .security_scheme(operation::BEARER, bearer)
+        .security_scheme(operation::API_KEY, api_key);
     let mut items: BTreeMap<&str, PathItem> = BTreeMap::new();
     for operation in operations() {
         let (path, item, schemas) = operation.finish();

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod keyed;
 pub mod metrics;
 pub mod models;
+pub mod query;
 pub mod root;
 pub mod vectors;
 

@@ -1,10 +1,13 @@
 //! An api's life: connect, follow the fleet, serve, drain.
 
+mod keys;
+mod links;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use forebay_shared::broker::{self, Link};
+use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::dead::DeadLetters;
 use forebay_shared::ids::{BootId, Role};
@@ -14,6 +17,8 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
 
+use self::keys::Keys;
+use self::links::Links;
 use crate::batches::Batches;
 use crate::cache::Cache;
 use crate::dispatch::{Admission, Dispatch};
@@ -21,11 +26,7 @@ use crate::http;
 use crate::jobs::{Jobs, Parts};
 use crate::registry::Registry;
 use crate::routes::dead::DeadDesk;
-use crate::settings::{AccessArgs, ApiArgs};
-use crate::tenants::Tenants;
-use crate::tenants::config::Config;
-use crate::tenants::share::Sharing;
-use crate::tenants::source::Source;
+use crate::settings::ApiArgs;
 
 /// Runs an api until `shutdown`; requests in flight are finished first.
 ///
@@ -33,7 +34,7 @@ use crate::tenants::source::Source;
 /// Whatever keeps it from starting, in one line.
 pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let limits = args.limits()?;
-    let keys = read_keys(&args.access)?;
+    let keys = Keys::read(&args.access)?;
     let boot = BootId::random();
     let name = process.name(Role::Api);
     let metrics = Arc::new(ApiMetrics::new());
@@ -42,41 +43,48 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         Some(addr) => Some(http::bind("--metrics-addr", addr).await?),
         None => None,
     };
-    if keys.is_none() && !args.access.allow_open && !listener.local_addr()?.ip().is_loopback() {
-        tracing::warn!(
-            address = %listener.local_addr()?,
-            "everybody who reaches this address may use it: there are no API keys; set --api-keys, or --allow-open if that is meant"
-        );
-    }
+    Keys::warn_if_open(keys.as_ref(), &args.access, &listener)?;
     let page = own_page.as_ref().unwrap_or(&listener).local_addr()?;
 
-    let control = broker::connect(&broker, boot, name.as_str(), "control").await?;
-    let publish = broker::connect(&broker, boot, name.as_str(), "publish").await?;
-    let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
-    let stores = Stores::new(control.jetstream(), &broker.stores);
-    let models = stores.bucket(Bucket::Models).await?;
+    let links = Box::pin(Links::connect(&broker, boot, name.as_str())).await?;
+    let stores = Stores::new(links.control.jetstream(), &broker.stores);
     let clock = BrokerClock::from_wall_clock();
-    clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
-    tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
-
     let registry = Arc::new(Registry::new(args.no_worker_after, (*metrics).clone()));
-    let links = [control.clone(), publish.clone(), replies.clone()];
     let dispatch = Arc::new(Dispatch::new(
         boot,
-        publish,
-        replies,
+        links.publish.clone(),
+        links.replies.clone(),
         clock.clone(),
         Arc::clone(&metrics),
         Arc::clone(&registry),
         Admission { max_in_flight: args.max_in_flight_jobs, by_deadline: !args.no_deadline_admission },
     ));
+    // What neither takes work nor answers is opened side by side.
+    let (models, letters, batches) = Box::pin(async {
+        tokio::try_join!(
+            models(&stores, &clock, &links.control),
+            async { Ok(DeadLetters::open(&stores, links.control.jetstream()).await?) },
+            Batches::open(
+                &links.batches,
+                &links.files,
+                &stores,
+                Arc::clone(&dispatch),
+                Arc::clone(&registry),
+                clock.clone(),
+                Arc::clone(&metrics),
+                limits,
+                args.max_file_bytes as u64,
+            ),
+        )
+    })
+    .await?;
+    tokio::spawn(clock.clone().keep_synced(links.control.client.clone(), streams::MODELS_STREAM.to_owned()));
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
-    registry.follow(&control, models).await?;
+    registry.follow(&links.control, models).await?;
 
-    let letters = DeadLetters::open(&stores, control.jetstream()).await?;
-    let dead = DeadDesk { letters, stores: stores.clone(), clock: clock.clone() };
+    // From here on this process takes work.
     let (jobs, running_jobs) = Box::pin(Jobs::start(Parts {
-        link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
+        link: links.jobs.clone(),
         stores: stores.clone(),
         clock: clock.clone(),
         dispatch: Arc::clone(&dispatch),
@@ -86,49 +94,23 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         shutdown: shutdown.clone(),
     }))
     .await?;
-
-    let bulk = broker::connect(&broker, boot, name.as_str(), "files").await?;
-    let parts = broker::connect(&broker, boot, name.as_str(), "batches").await?;
-    let batches = Arc::new(
-        Batches::open(
-            &parts,
-            &bulk,
-            &stores,
-            Arc::clone(&dispatch),
-            Arc::clone(&registry),
-            clock.clone(),
-            Arc::clone(&metrics),
-            limits,
-            args.max_file_bytes as u64,
-        )
-        .await?,
-    );
+    let batches = Arc::new(batches);
     let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
 
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
     let cache = Cache::new(args.cache.cache_bytes, args.cache.cache_scope, Arc::clone(&metrics));
-    let reporter = start_reporter(&control, identity, links, &metrics, &clock, cache.clone());
+    let reporter = start_reporter(&links, identity, &metrics, &clock, cache.clone());
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let (served, until_served) = tokio::sync::oneshot::channel();
-    let mut sharing = None;
-    let tenants = match keys {
-        Some(keys) => {
-            let tenants = keys.follow(&metrics, &clock);
-            let quotas = stores.bucket(Bucket::Quotas).await?;
-            let mut shared = Sharing::new(Arc::clone(&tenants), Arc::clone(registry.peers()), quotas);
-            // Before the first request: what was used today is known from the beginning.
-            shared.once().await;
-            sharing = Some(tokio::spawn(shared.run(until_served)));
-            Some(tenants)
-        }
-        None => None,
+    let (tenants, sharing) = match keys {
+        Some(keys) => keys.follow(&stores, &registry, &metrics, &clock).await.map(|(a, b)| (Some(a), Some(b)))?,
+        None => (None, None),
     };
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants).with_cache(cache);
     state.jobs = Some(jobs);
-    state.dead = Some(dead);
+    state.dead = Some(DeadDesk { letters, stores, clock });
     state.backend.batches = Some(batches);
     let connections = args.connections;
     let result = tokio::select! {
@@ -140,37 +122,23 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     running_jobs.stop().await;
     // Parts that are held go back to the queue; they come back by themselves if that takes too long.
     let _given_back = tokio::time::timeout(Duration::from_secs(2), &mut working).await;
-    parts.flush().await;
+    links.batches.flush().await;
     if let Some(sharing) = sharing {
-        drop(served);
-        let _in_vain_without_a_broker = tokio::time::timeout(broker::REQUEST_TIMEOUT, sharing).await;
+        sharing.finish().await;
     }
     reporter.goodbye().await;
     result
 }
 
-/// API keys as they were read at the start.
-struct Keys {
-    source: Source,
-    config: Config,
-    text: String,
-}
-
-fn read_keys(access: &AccessArgs) -> anyhow::Result<Option<Keys>> {
-    let Some(source) = Source::choose(access.api_keys.as_deref(), access.api_keys_json.as_ref())? else {
-        return Ok(None);
-    };
-    let (config, text) = source.read()?;
-    Ok(Some(Keys { source, config, text }))
-}
-
-impl Keys {
-    /// Puts them in force, and their changes from now on.
-    fn follow(self, metrics: &Arc<ApiMetrics>, clock: &BrokerClock) -> Arc<Tenants> {
-        let tenants = Arc::new(Tenants::new(self.config, Arc::clone(metrics), clock.clone()));
-        tokio::spawn(self.source.follow(self.text, Arc::clone(&tenants)));
-        tenants
-    }
+/// Where models are registered. The broker's clock is read as soon as that is there, because it is read from it.
+async fn models(
+    stores: &Stores,
+    clock: &BrokerClock,
+    control: &Link,
+) -> anyhow::Result<async_nats::jetstream::kv::Store> {
+    let models = stores.bucket(Bucket::Models).await?;
+    clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
+    Ok(models)
 }
 
 /// Longest time that requests in flight get when the process is asked to stop.
@@ -192,16 +160,16 @@ async fn batch_work_ended(
 }
 
 fn start_reporter(
-    control: &Link,
+    links: &Links,
     identity: Identity,
-    links: [Link; 3],
     metrics: &Arc<ApiMetrics>,
     clock: &BrokerClock,
     cache: Option<Arc<Cache>>,
 ) -> Reporter {
-    let (sampled, offset) = (Arc::clone(metrics), clock.clone());
+    let (sampled, offset, control, links) =
+        (Arc::clone(metrics), clock.clone(), links.control.client.clone(), links.of_requests());
     let mut overflows = 0;
-    Reporter::start(control.client.clone(), identity, Arc::clone(metrics.registry()), clock.clone(), move || {
+    Reporter::start(control, identity, Arc::clone(metrics.registry()), clock.clone(), move || {
         if let Some(cache) = &cache {
             cache.sample();
         }

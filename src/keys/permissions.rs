@@ -66,7 +66,7 @@ enum Right {
 
 fn right_to_queue(user: User, queue: Queue) -> Right {
     match (user, queue) {
-        (User::Api | User::Worker | User::Reaper, Queue::Dead) => Right::Append,
+        (User::Worker | User::Reaper, Queue::Dead) => Right::Append,
         // Only so that it is there before the first message is given up: the broker alone publishes what it holds.
         (User::Worker, Queue::Advisories) => Right::Append,
         (User::Api, Queue::Advisories) => Right::Nothing,

@@ -93,12 +93,17 @@ impl Jobs {
         let fleet_secret = args.webhook_secret()?;
         let js = link.jetstream();
         let stores = Stores::new(js.clone(), stores.args());
-        let queue = stores.queue(Queue::Async).await?;
+        let (queue, records, results, keys) = tokio::try_join!(
+            stores.queue(Queue::Async),
+            Records::open(&stores),
+            stores.objects(Objects::Results),
+            stores.bucket(Bucket::Idempotency),
+        )?;
         let board = Arc::new(Board::new(clock.clone(), stores.args().results_keep));
         let jobs = Arc::new(Self {
-            records: Records::open(&stores).await?,
-            results: stores.objects(Objects::Results).await?,
-            keys: stores.bucket(Bucket::Idempotency).await?,
+            records,
+            results,
+            keys,
             link,
             js,
             stores,

@@ -21,7 +21,7 @@ pub fn operations() -> Vec<Operation> {
             .about("upload_file", "Upload a file of requests", "One JSON object per line, for `/v1/batches`.")
             .body_as::<Upload>("multipart/form-data")
             .answer::<File>(200, "The file.")
-            .errors(&[400, 408, 413, 500, 503]),
+            .errors(&[400, 408, 413, 415, 500, 503]),
         Operation::get("/v1/files", OpenAi, FILES)
             .about("list_files", "List files", "")
             .in_query("purpose", "Only files with this purpose.")
@@ -41,6 +41,7 @@ pub fn operations() -> Vec<Operation> {
         file(Operation::get("/v1/files/{id}/content", OpenAi, FILES))
             .about("read_file", "Read a file", "")
             .answer_as::<String>(200, "application/octet-stream", "Its bytes.")
+            .answer_header(200, "content-disposition", "`attachment`")
             .errors(&[404, 500, 503]),
         Operation::post("/v1/batches", OpenAi, BATCHES)
             .about("create_batch", "Begin a batch", "Every line of the file is a request, run in the lane `low`.")

@@ -3,6 +3,7 @@
 use utoipa::ToSchema;
 
 use super::Operation;
+use super::operation::number;
 use crate::dialect::Dialect::OpenAi;
 
 const TAG: &str = "dead";
@@ -73,7 +74,7 @@ pub fn operations() -> Vec<Operation> {
     vec![
         Operation::get("/v1/dead", OpenAi, TAG)
             .about("list_dead", "List dead letters", "The caller's own, newest first. Never holds an input.")
-            .in_query("limit", "At most so many, 1 to 1000; 100 if not given.")
+            .in_query_as("limit", "Most letters in the list; 100 unless said otherwise.", number(1, 1_000))
             .answer::<DeadLetterList>(200, "Dead letters.")
             .errors(&[400, 500, 503])
             .keyed(),

@@ -29,18 +29,32 @@ pub fn operations() -> Vec<Operation> {
         tei("/embed", "embed", "Embed texts, as text-embeddings-inference"),
         tei("/", "embed_at_root", "The same as /embed"),
     ]
-    .map(|operation| super::jobs::idempotent(urgency(operation)).keyed())
+    .map(|operation| {
+        let operation = super::jobs::idempotent(urgency(operation));
+        operation
+            .header("cache-control", "`no-cache`: compute anew. `no-store`: nor keep the answer.", text())
+            .answer_header(
+                200,
+                "x-forebay-cache",
+                "`hit` or `miss`, where answers are kept and no idempotency key came.",
+            )
+            .answer_header(200, "idempotent-replayed", super::jobs::REPLAYED)
+            .keyed()
+    })
     .into()
 }
 
 /// The headers of everything that becomes a job.
 pub fn urgency(operation: Operation) -> Operation {
-    let text = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
     operation
         .header("x-request-timeout", "Time for the request: seconds such as 2.5, or 500ms.", time())
         .header("x-priority", "The lane.", text().enum_values(Some(["high", "normal", "low"])))
         .header("x-request-id", "Comes back with the answer; visible ASCII, at most 128.", text())
         .header("traceparent", "W3C trace context.", text())
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
 }
 
 /// Zero is no time; more than the longest allowed is cut to that.

@@ -23,7 +23,7 @@ pub fn operations() -> Vec<Operation> {
             .body::<JobRequest>()
             .answer::<Job>(202, "The job.")
             .answer_header(202, "location", "Where the job is.")
-            .answer_header(202, "idempotent-replayed", "`true` where the key was used before.")
+            .answer_header(202, "idempotent-replayed", REPLAYED)
             .errors(&[400, 404, 408, 409, 413, 415, 422, 500, 503, 504]),
         Operation::get("/v1/jobs", OpenAi, TAG)
             .about("list_jobs", "List the caller's jobs", "Newest first.")
@@ -48,11 +48,14 @@ pub fn operations() -> Vec<Operation> {
         id(Operation::get("/v1/jobs/{id}/events", OpenAi, TAG))
             .about("follow_job", "Follow a job", "Its states as server-sent events, until it has ended.")
             .answer_as::<String>(200, "text/event-stream", "One event per state.")
+            .answer_header(200, "cache-control", "`no-cache`")
             .errors(&[404, 500, 503]),
     ]
     .map(Operation::keyed)
     .into()
 }
+
+pub const REPLAYED: &str = "`true` where the answer is that of an earlier request with the same idempotency key.";
 
 /// The header of requests that may be sent twice.
 pub fn idempotent(operation: Operation) -> Operation {

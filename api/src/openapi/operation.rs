@@ -10,8 +10,9 @@ use utoipa::openapi::{ContentBuilder, HttpMethod, PathItem, RefOr, Required, Res
 
 use crate::dialect::Dialect;
 
-/// The name of the scheme under which API keys are sent.
+/// The names of the schemes under which API keys are sent.
 pub const BEARER: &str = "bearer";
+pub const API_KEY: &str = "api_key";
 const JSON: &str = "application/json";
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
@@ -23,6 +24,7 @@ pub struct Operation {
     dialect: Dialect,
     inner: OperationBuilder,
     schemas: Schemas,
+    keyed: bool,
     /// Kept back until the end, so that each can be given the headers of all answers.
     answers: Vec<(u16, ResponseBuilder)>,
 }
@@ -42,7 +44,7 @@ impl Operation {
 
     fn new(method: HttpMethod, path: &'static str, dialect: Dialect, tag: &'static str) -> Self {
         let inner = OperationBuilder::new().tag(tag);
-        Self { path, method, dialect, inner, schemas: Vec::new(), answers: Vec::new() }
+        Self { path, method, dialect, inner, schemas: Vec::new(), keyed: false, answers: Vec::new() }
     }
 
     /// `id` names the operation in generated clients, `summary` is one line, `about` may be Markdown.
@@ -65,9 +67,9 @@ impl Operation {
         )
     }
 
-    /// An optional text in the query.
+    /// An optional text in the query; not an empty one.
     pub fn in_query(self, name: &str, about: &str) -> Self {
-        self.parameter(ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query).schema(Some(text())), about)
+        self.in_query_as(name, about, text().min_length(Some(1)))
     }
 
     /// An optional part of the query that is more than a text.
@@ -140,9 +142,17 @@ impl Operation {
         for status in statuses {
             let content = ContentBuilder::new().schema(Some(schema.clone())).build();
             let mut answer = ResponseBuilder::new().description(reason(*status)).content(JSON, content);
-            if matches!(status, 429 | 503) {
-                answer = answer.header("retry-after", header("Seconds to wait before trying again."));
-                answer = answer.header("retry-after-ms", header("The same in milliseconds."));
+            match status {
+                429 | 503 => {
+                    answer = answer.header("retry-after", count("Seconds to wait before trying again."));
+                    answer = answer.header("retry-after-ms", count("The same in milliseconds."));
+                }
+                401 => answer = answer.header("www-authenticate", header("`Bearer`")),
+                409 | 424 | 500 => {
+                    let about = "`false` where the same request would get the same answer.";
+                    answer = answer.header("x-should-retry", header(about));
+                }
+                _ => {}
             }
             self.answers.push((*status, answer));
         }
@@ -151,9 +161,12 @@ impl Operation {
 
     /// An API key is sent, where keys are configured; what comes of a wrong one, or of too much.
     pub fn keyed(mut self) -> Self {
-        // Two requirements: either suffices, and the empty one stands for an api without keys.
-        let with = SecurityRequirement::new(BEARER, [] as [&str; 0]);
-        self.inner = self.inner.security(with).security(SecurityRequirement::default());
+        // Each suffices, and the empty one stands for an api without keys.
+        for scheme in [BEARER, API_KEY] {
+            self.inner = self.inner.security(SecurityRequirement::new(scheme, [] as [&str; 0]));
+        }
+        self.inner = self.inner.security(SecurityRequirement::default());
+        self.keyed = true;
         self.errors(&[401, 403, 429])
     }
 
@@ -171,8 +184,12 @@ impl Operation {
 
     /// The path, the item for the document, and the schemas that it refers to.
     pub fn finish(self) -> (&'static str, PathItem, Schemas) {
-        let Self { path, method, mut inner, schemas, answers, .. } = self;
-        for (status, answer) in answers {
+        let Self { path, method, mut inner, schemas, answers, keyed, .. } = self;
+        for (status, mut answer) in answers {
+            // Whoever is not known has no limits.
+            if keyed && status != 401 {
+                answer = limits(answer);
+            }
             let answer: Response = answer
                 .header("x-request-id", header("The request's id, the client's own if it sent one."))
                 .header("traceparent", header("W3C trace context of this request."))
@@ -212,6 +229,25 @@ fn header(about: &str) -> Header {
     utoipa::openapi::HeaderBuilder::new().schema(Some(text())).description(Some(about)).build()
 }
 
+fn count(about: &str) -> Header {
+    utoipa::openapi::HeaderBuilder::new().schema(Some(whole())).description(Some(about)).build()
+}
+
+fn whole() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).minimum(Some(0))
+}
+
+/// What is left of the caller's limits, in OpenAI's names.
+fn limits(answer: ResponseBuilder) -> ResponseBuilder {
+    ["requests", "tokens"].into_iter().fold(answer, |answer, what| {
+        let name = |part| format!("x-ratelimit-{part}-{what}");
+        answer
+            .header(name("limit"), count(&format!("Most {what} at once, where the key has such a limit.")))
+            .header(name("remaining"), count(&format!("How many {what} are left of it.")))
+            .header(name("reset"), header("When all of it is there again: a time such as 20ms, 1.5s or 6m0s."))
+    })
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
         400 => "The request is wrong; the message says where.",
@@ -221,7 +257,7 @@ fn reason(status: u16) -> &'static str {
         408 => "The body did not arrive in time.",
         409 => "Not possible in the present state.",
         413 => "Too large.",
-        415 => "The body is not JSON in UTF-8, or it is compressed.",
+        415 => "The body is not of the type above, or it is compressed.",
         422 => "The request is wrong; the message says where.",
         424 => "The model answered with something unusable.",
         429 => "Over a limit of the caller's own.",

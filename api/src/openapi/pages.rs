@@ -16,6 +16,10 @@ pub fn operations() -> Vec<Operation> {
         get("/openapi.json")
             .about("openapi", "This document", "OpenAPI 3.1.")
             .answer::<serde_json::Value>(200, "The document."),
-        get("/docs").about("docs", "This document as a page", "").answer_as::<String>(200, "text/html", "The page."),
+        get("/docs")
+            .about("docs", "This document as a page", "")
+            .answer_as::<String>(200, "text/html", "The page.")
+            .answer_header(200, "content-security-policy", "Nothing is loaded from elsewhere.")
+            .answer_header(200, "cache-control", "`no-cache`"),
     ]
 }

@@ -10,15 +10,15 @@ use forebay_shared::error::JobError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::files::{Page, id_of, keep_seconds, query};
-use super::json;
+use super::files::{Page, id_of, keep_seconds};
+use super::{json, query};
 use crate::batches::Batches;
 use crate::batches::line::ENDPOINT;
 use crate::batches::record::{Batch, Counts, InputError};
 use crate::error::Failure;
 use crate::files::PURPOSE_BATCH;
 use crate::http::endpoint::{Answer, Call};
-use crate::http::{Backend, body};
+use crate::http::{Backend, body, media};
 
 const WINDOW: &str = "24h";
 const DEFAULT_PAGE: usize = 20;
@@ -152,7 +152,8 @@ fn metadata_of(value: Value) -> Result<BTreeMap<String, String>, Failure> {
 pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let batches = batches_of(&call)?;
     let Call { state, context, caller, parts, body } = call;
-    let deadline = context.started + state.limits.default_timeout;
+    media::json(&parts.headers)?;
+    let deadline = context.started + state.limits.default_timeout.min(state.limits.body_timeout);
     let bytes = body::read(&parts.headers, body, state.limits.max_body_bytes, deadline).await?;
     let Wanted { input_file_id, metadata, output_keep_seconds } = wanted(&bytes)?;
     let input = batches.files.find(&caller.tenant, &input_file_id).await?;
@@ -187,16 +188,14 @@ pub async fn cancel<B: Backend>(mut call: Call<B>) -> Answer {
 #[derive(Deserialize)]
 struct ListQuery {
     after: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 pub async fn list<B: Backend>(call: Call<B>) -> Answer {
-    let ListQuery { after, limit } = query(&call.parts)?;
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Failure::invalid("limit", format!("`limit` must be from 1 to {MAX_PAGE}")));
-    }
-    let (page, has_more) = batches_of(&call)?.list(&call.caller.tenant, after.as_deref(), limit).await?;
+    let ListQuery { after, limit } = query::read(&call.parts, "limit and after")?;
+    let limit = query::limit(limit.as_deref(), DEFAULT_PAGE, MAX_PAGE)?;
+    let after = query::not_empty("after", after.as_deref())?;
+    let (page, has_more) = batches_of(&call)?.list(&call.caller.tenant, after, limit).await?;
     let page = Page {
         object: "list",
         data: page.iter().map(Shown::from).collect(),

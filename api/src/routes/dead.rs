@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::StatusCode;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::dead::{DeadError, DeadLetter, DeadLetters, Filter, ReplayError, Replayed, Summary};
@@ -14,7 +14,7 @@ use forebay_shared::ids::JobId;
 use forebay_shared::streams::Stores;
 use serde::{Deserialize, Serialize};
 
-use super::json;
+use super::{json, query};
 use crate::error::Failure;
 use crate::http::Backend;
 use crate::http::endpoint::{Answer, Call};
@@ -33,7 +33,7 @@ pub struct DeadDesk {
 
 #[derive(Deserialize)]
 struct Page {
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -55,12 +55,9 @@ struct Deleted {
     deleted: bool,
 }
 
-pub async fn list<B: Backend>(mut call: Call<B>) -> Answer {
-    let page = Query::<Page>::from_request_parts(&mut call.parts, &()).await;
-    let limit = page.map_or(None, |Query(page)| Some(page.limit.unwrap_or(DEFAULT_LIMIT)));
-    let Some(limit) = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit)) else {
-        return Err(Failure::invalid("limit", format!("limit must be a number from 1 to {MAX_LIMIT}")));
-    };
+pub async fn list<B: Backend>(call: Call<B>) -> Answer {
+    let Page { limit } = query::read(&call.parts, "limit")?;
+    let limit = query::limit(limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let filter = Filter { tenant: Some(call.caller.tenant.clone()), limit };
     let data = desk(&call)?.letters.list(&filter).await.map_err(unavailable)?;
     json(StatusCode::OK, &List { object: "list", data })

@@ -6,21 +6,20 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Multipart, Path, Query, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Multipart, Path, Request};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::TenantName;
 use futures::StreamExt;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::json;
+use super::{json, query};
 use crate::error::Failure;
 use crate::files::{FileRecord, Files, PURPOSE_BATCH, Upload, UploadFault};
-use crate::http::Backend;
 use crate::http::endpoint::{Answer, Call};
+use crate::http::{Backend, media};
 
 /// What a multipart body has beside the file.
 const MULTIPART_ROOM_BYTES: u64 = 64 * 1024;
@@ -78,7 +77,7 @@ pub(super) struct Page<'a, T> {
 #[derive(Deserialize)]
 struct ListQuery {
     purpose: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
     after: Option<String>,
     order: Option<String>,
 }
@@ -86,13 +85,6 @@ struct ListQuery {
 /// Files, or why there are none.
 fn files_of<B: Backend>(call: &Call<B>) -> Result<&Files, Failure> {
     call.state.backend.batches().map(|batches| &batches.files).ok_or(Failure::Job(JobError::BrokerUnavailable))
-}
-
-pub(super) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Failure> {
-    let Ok(Query(query)) = Query::<T>::try_from_uri(&parts.uri) else {
-        return Err(Failure::invalid("limit", "the query cannot be read; `limit` must be a whole number"));
-    };
-    Ok(query)
 }
 
 /// The id in the path.
@@ -110,17 +102,15 @@ async fn find<B: Backend>(call: &mut Call<B>) -> Result<FileRecord, Failure> {
 }
 
 pub async fn list<B: Backend>(call: Call<B>) -> Answer {
-    let query: ListQuery = query(&call.parts)?;
-    let oldest_first = match query.order.as_deref() {
+    let said: ListQuery = query::read(&call.parts, "purpose, limit, after and order")?;
+    let oldest_first = match said.order.as_deref() {
         None | Some("desc") => false,
         Some("asc") => true,
         Some(_) => return Err(Failure::invalid("order", "`order` must be asc or desc")),
     };
-    let limit = query.limit.unwrap_or(MAX_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Failure::invalid("limit", format!("`limit` must be from 1 to {MAX_PAGE}")));
-    }
-    let (purpose, after) = (query.purpose.as_deref(), query.after.as_deref());
+    let limit = query::limit(said.limit.as_deref(), MAX_PAGE, MAX_PAGE)?;
+    let purpose = query::not_empty("purpose", said.purpose.as_deref())?;
+    let after = query::not_empty("after", said.after.as_deref())?;
     let (files, has_more) = files_of(&call)?.list(&call.caller.tenant, purpose, after, limit, oldest_first).await?;
     let page = Page {
         object: "list",
@@ -170,6 +160,7 @@ struct Said {
 }
 
 pub async fn create<B: Backend>(call: Call<B>) -> Answer {
+    media::plain(&call.parts.headers)?;
     let files = files_of(&call)?;
     let max_bytes = files.max_bytes;
     if announced(&call.parts.headers).is_some_and(|bytes| bytes > max_bytes + MULTIPART_ROOM_BYTES) {
@@ -182,7 +173,8 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     // The file has a limit of its own.
     DefaultBodyLimit::disable().apply(&mut request);
     let multipart = Multipart::from_request(request, &()).await.map_err(|_| {
-        Failure::invalid("file", "the body must be multipart/form-data with the fields `purpose` and `file`")
+        let wanted = "the body must be multipart/form-data with the fields `purpose` and `file`";
+        Failure::UnsupportedMedia(wanted.to_owned())
     })?;
     let file = receive(&batches.files, &caller.tenant, multipart).await?;
     json(StatusCode::OK, &File::from(&file))

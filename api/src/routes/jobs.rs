@@ -16,7 +16,7 @@ pub mod events;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::{HeaderValue, StatusCode, header};
 use forebay_shared::async_jobs::{JobKey, Record, State};
 use forebay_shared::error::JobError;
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inference::{answer_form, validate};
 use super::keyed::mark_replayed;
-use super::{inference, json};
+use super::{inference, json, query};
 use crate::dialect::Dialect;
 use crate::error::Failure;
 use crate::http::context::parse_timeout;
@@ -115,8 +115,8 @@ struct ShowQuery {
 
 pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
     let jobs = Arc::clone(layer(&call.state)?);
+    let ShowQuery { wait } = query::read(&call.parts, "wait")?;
     let mut record = find(&mut call, &jobs).await?;
-    let wait = Query::<ShowQuery>::try_from_uri(&call.parts.uri).ok().and_then(|Query(query)| query.wait);
     if let Some(wait) = wait {
         let wait = parse_timeout(&wait)
             .ok_or_else(|| Failure::invalid("wait", "`wait` must be a time such as 10s or 2.5"))?
@@ -158,10 +158,8 @@ struct List<'a> {
 
 pub async fn list<B: Backend>(call: Call<B>) -> Answer {
     let jobs = layer(&call.state)?;
-    let Ok(Query(query)) = Query::<ListQuery>::try_from_uri(&call.parts.uri) else {
-        return Err(Failure::invalid("limit", "the query must hold state, limit and after, each at most once"));
-    };
-    let (wanted, limit, after) = query.read()?;
+    let said: ListQuery = query::read(&call.parts, "state, limit and after")?;
+    let (wanted, limit, after) = said.read()?;
     let ids = jobs.records.ids_of(&call.caller.tenant).await.map_err(|_| JobError::BrokerUnavailable)?;
     let older = ids.into_iter().filter(|id| after.is_none_or(|after| *id < after));
     let tenant = &call.caller.tenant;
@@ -190,7 +188,7 @@ pub async fn list<B: Backend>(call: Call<B>) -> Answer {
 impl ListQuery {
     fn read(&self) -> Result<(Option<State>, usize, Option<JobId>), Failure> {
         let state = match self.state.as_deref() {
-            None | Some("") => None,
+            None => None,
             Some(name) => {
                 let names: Vec<_> = State::ALL.iter().map(|state| state.as_str()).collect();
                 let found = State::ALL.into_iter().find(|state| state.as_str() == name);
@@ -198,16 +196,9 @@ impl ListQuery {
                 Some(found.ok_or_else(|| Failure::invalid("state", message()))?)
             }
         };
-        let limit = match self.limit.as_deref() {
-            None | Some("") => DEFAULT_LIMIT,
-            Some(limit) => limit
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-                .ok_or_else(|| Failure::invalid("limit", format!("`limit` must be from 1 to {MAX_LIMIT}")))?,
-        };
+        let limit = query::limit(self.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
         let after = match self.after.as_deref() {
-            None | Some("") => None,
+            None => None,
             Some(id) => Some(id.parse().map_err(|_| Failure::invalid("after", "`after` must be the id of a job"))?),
         };
         Ok((state, limit, after))
