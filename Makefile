@@ -84,9 +84,9 @@ check-clients:
 summary:
 	@scripts/summary.sh
 
-chaos: ## everything dies at random under load, for CHAOS_SECONDS=600; CHAOS_SEED=… repeats a run
+chaos: build ## everything dies at random under load, for CHAOS_SECONDS=600; CHAOS_SEED=… repeats a run
 	@$(PYTHON) scripts/fetch.py nats-server
-	@CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --release --locked -p forebay --test chaos -- --nocapture everything_dies
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-600} FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test chaos -- --nocapture everything_dies
 
 # --- benches: each prints a table, the machine and its own command line ---
 
@@ -108,23 +108,20 @@ bench-aggregator: ## what one aggregator costs with a large fleet
 bench-scaling: bench-setup ## throughput against the number of workers
 	@$(VENV_PYTHON) benches/scaling.py $(BENCH_ARGS)
 
-bench-recovery: ## from the death or freeze of a worker to the next delivery of its work: KILLS=100 FREEZES=20
-	@$(PYTHON) scripts/fetch.py nats-server
-	@cargo test --release --locked -p forebay --test recovery -- --ignored --nocapture bench_recovery
+bench-recovery: bench-setup ## from the death or freeze of a worker to the next delivery of its work: KILLS=100 FREEZES=20
+	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test recovery -- --ignored --nocapture bench_recovery
 
 bench-durability: bench-setup ## what each durability mode costs, and what it can lose
 	@$(VENV_PYTHON) benches/durability.py $(BENCH_ARGS)
 
-bench-fairness: ## a victim beside a flooder, and lanes under overload
-	@$(PYTHON) scripts/fetch.py nats-server
-	@cargo test --release --locked -p forebay --test fairness -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
+bench-fairness: bench-setup ## a victim beside a flooder, and lanes under overload
+	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test fairness -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
 
-bench-overload: ## answers within their deadline against offered load, with and without admission by deadline
-	@$(PYTHON) scripts/fetch.py nats-server
-	@cargo test --release --locked -p forebay --test overload -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
+bench-overload: bench-setup ## answers within their deadline against offered load, with and without admission by deadline
+	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test overload -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
 
 bench-batch: bench-setup ## a batch of BATCH_LINES (100000) lines, and the time lost to each kill
-	@cargo test --release --locked -p forebay --test batches -- --ignored --nocapture bench_
+	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test batches -- --ignored --nocapture bench_
 
 clean: ## remove what was built
 	@cargo clean

@@ -150,13 +150,13 @@ impl Cluster {
         let addr = SocketAddr::from((netns.guest, port.addr().port()));
         let broker = format!("nats://{}:{}", netns.host, self.broker_addrs[0].port());
         let name = format!("worker-{}", self.workers.len() + 1);
-        let program = env!("CARGO_BIN_EXE_forebay");
+        let program = forebay().display().to_string();
         let flags = ["worker", "--metrics-addr", &addr.to_string(), "--broker", &broker, "--process-name", &name];
         let credentials = ["--broker-credentials".to_owned(), self.credentials("worker")];
         let model = ["--model", &self.options.model];
         let [first, args @ ..] = netns.exec();
         let args =
-            args.into_iter().chain([program.to_owned()]).chain(flags.into_iter().chain(model).map(str::to_owned));
+            args.into_iter().chain([program]).chain(flags.into_iter().chain(model).map(str::to_owned));
         let env = self.options.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         let spec = Spec {
             name: name.clone(),
@@ -206,7 +206,7 @@ impl Cluster {
         // What is tested is the queue: equal inputs must take it, too. A test of the cache says so in `env`.
         let env = [("FOREBAY_CACHE_BYTES", "0")].into_iter().chain(shared_env).chain(own_env.iter().copied());
         let spec = Spec {
-            program: env!("CARGO_BIN_EXE_forebay").into(),
+            program: forebay(),
             args: fixed.into_iter().chain(broker).chain(own).collect(),
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             addr,
@@ -327,7 +327,7 @@ fn broker_name(index: usize) -> String {
 
 /// Keys and accounts.conf, as an operator would make them.
 pub fn make_keys(folder: &Path) {
-    let made = Command::new(env!("CARGO_BIN_EXE_forebay")).arg("keys").arg(folder.join("keys")).output().unwrap();
+    let made = Command::new(forebay()).arg("keys").arg(folder.join("keys")).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
@@ -359,6 +359,11 @@ fn write_nats_config(
     );
     std::fs::write(&path, config).unwrap();
     path
+}
+
+/// The binary built with the tests, or the one named by FOREBAY_BIN: figures are taken with a release build.
+fn forebay() -> PathBuf {
+    std::env::var_os("FOREBAY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_forebay").into(), PathBuf::from)
 }
 
 /// The one named by FOREBAY_NATS_SERVER, or on PATH, or in the project's .cache.
