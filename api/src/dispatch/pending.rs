@@ -87,9 +87,18 @@ impl Pending {
         let mut remaining = 0;
         for (id, gather, index) in jobs {
             // A request that ended a moment ago has withdrawn its jobs already: registering one now would keep it forever.
-            if !gather.is_over() {
-                self.jobs.insert(id, Entry { gather, index, bundle: number });
-                remaining += 1;
+            if gather.is_over() {
+                continue;
+            }
+            // The same job submitted anew while it was still out: the earlier submission has no claim to it any more.
+            match self.jobs.insert(id, Entry { gather, index, bundle: number }) {
+                Some(earlier) if earlier.bundle != number => {
+                    self.leave(earlier.bundle, false);
+                    earlier.gather.fill(earlier.index, Err(JobError::Internal));
+                    remaining += 1;
+                }
+                Some(_) => {}
+                None => remaining += 1,
             }
         }
         if remaining > 0 {
@@ -162,7 +171,10 @@ impl Pending {
     /// Fails what is still out of these jobs, because their bundle could not be published.
     pub(crate) fn fail(&mut self, number: u64, ids: &[JobId], error: &JobError) {
         for id in ids {
-            if let Some(entry) = self.jobs.remove(id) {
+            // A job that was submitted anew is out in another bundle.
+            if self.jobs.get(id).is_some_and(|entry| entry.bundle == number)
+                && let Some(entry) = self.jobs.remove(id)
+            {
                 self.remember(*id);
                 self.leave(entry.bundle, false);
                 entry.gather.fill(entry.index, Err(error.clone()));
@@ -171,9 +183,9 @@ impl Pending {
         self.bundles.remove(&number);
     }
 
-    /// Whether any of these jobs is still waited for.
-    pub(crate) fn any(&self, ids: &[JobId]) -> bool {
-        ids.iter().any(|id| self.jobs.contains_key(id))
+    /// Whether any of these jobs is still waited for, out in this bundle.
+    pub(crate) fn any(&self, number: u64, ids: &[JobId]) -> bool {
+        ids.iter().any(|id| self.jobs.get(id).is_some_and(|entry| entry.bundle == number))
     }
 
     /// Answers a worker that was handed a job a second time.

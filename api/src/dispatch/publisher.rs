@@ -286,7 +286,7 @@ impl Publisher {
             while !self.shared.publish.is_up() && Instant::now() < give_up {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
-            if !self.shared.pending.lock().any(&outgoing.ids) {
+            if !self.shared.pending.lock().any(outgoing.number, &outgoing.ids) {
                 return;
             }
             attempt += 1;

@@ -105,7 +105,10 @@ impl Jobs {
     /// # Errors
     /// [`JobError::Overloaded`] if the queue is full, and nothing of the job is left; [`JobError::BrokerUnavailable`] if the
     /// broker did not answer: a job that nobody was told of may run then, or expire.
-    pub async fn accept(&self, prepared: &Prepared) -> Result<(), JobError> {
+    ///
+    /// `reserved`: the same bytes are kept under an idempotency key and others may be publishing them, so without a clear answer
+    /// nothing is taken back: whoever comes next goes on with it, and the sweeper ends what nobody came for.
+    pub async fn accept(&self, prepared: &Prepared, reserved: bool) -> Result<(), JobError> {
         if !self.link.is_up() {
             return Err(JobError::BrokerUnavailable);
         }
@@ -117,8 +120,11 @@ impl Jobs {
         match async_jobs::publish(&self.js, subject, &prepared.message_id(), payload, lives).await {
             Ok(()) => Ok(()),
             Err(error) => {
+                let unclear = matches!(error, EnqueueError::Unavailable(_));
                 // Without its record nobody runs what may have arrived after all.
-                if let Err(error) = self.records.forget(&prepared.key()).await {
+                if !(reserved && unclear)
+                    && let Err(error) = self.records.forget(&prepared.key()).await
+                {
                     tracing::debug!(%error, job = %record.id, "cannot take back the record of a job that was not accepted");
                 }
                 Err(match error {

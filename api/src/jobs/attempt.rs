@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_shared::async_jobs::{
-    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, ResultRef, envelope_object, row_id,
+    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, envelope_object, row_id,
 };
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::error::JobError;
@@ -42,6 +42,9 @@ const UNREADABLE: Verdict = Verdict::Later(Duration::from_secs(30));
 const STORE_DOWN: Verdict = Verdict::Later(Duration::from_secs(1));
 /// The record is not there yet: a dead job is being begun anew.
 const NOT_YET: Verdict = Verdict::Later(Duration::from_secs(1));
+/// How long a submission is waited for before the same jobs are submitted anew, at first: what the synchronous queue holds may
+/// be lost with a broker's memory or disk, and nobody else would notice. It doubles, so that a large job still ends.
+const FIRST_PATIENCE: Duration = Duration::from_secs(120);
 /// Bounds of the pause before work that found no capacity is submitted again.
 const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(2);
 
@@ -80,6 +83,7 @@ impl Jobs {
         let attempt = match self.records.change(&key, &Event::Start { generation }, now_us / 1_000).await {
             Ok(record) => record.attempts,
             Err(ChangeError::Store(_)) => return STORE_DOWN,
+            Err(ChangeError::Refused(_, record)) if !is_past(&record, generation) => return STORE_DOWN,
             Err(ChangeError::NotFound | ChangeError::Refused(..)) => return Verdict::Ended,
         };
         if attempt > MAX_ATTEMPTS {
@@ -98,6 +102,7 @@ impl Jobs {
         let deadline = self.clock.instant(envelope.deadline_us);
         let ids = (0..envelope.rows.len()).map(|row| row_id(&envelope.job, row, envelope.generation)).collect();
         let fixed = FixedIds { jobs: ids, generation: envelope.generation };
+        let mut patience = FIRST_PATIENCE;
         loop {
             let model = self.registry.find(envelope.model.as_str()).filter(|model| model.token == envelope.token);
             let error = match model {
@@ -110,11 +115,15 @@ impl Jobs {
                         task: envelope.task.clone(),
                         rows: envelope.rows.clone(),
                         fixed: Some(fixed.clone()),
-                        deadline,
+                        deadline: deadline.min(Instant::now() + patience),
                         trace: envelope.trace.unwrap_or_else(TraceContext::root),
                     };
                     match Box::pin(self.dispatch.submit(submission)).await {
                         Ok(outputs) => return Ok(outputs),
+                        Err(JobError::DeadlineExceeded) if Instant::now() < deadline => {
+                            patience *= 2;
+                            continue;
+                        }
                         Err(error) => error,
                     }
                 }
@@ -171,6 +180,8 @@ impl Jobs {
                 self.drop_lost(ours, &name, None).await;
                 Verdict::Ended
             }
+            // Nobody has ended it: it is not seen as it is. Never acknowledged on that.
+            Err(ChangeError::Refused(_, record)) if !is_past(&record, generation) => STORE_DOWN,
             Err(ChangeError::Refused(_, record)) => {
                 self.drop_lost(ours, &name, record.result.as_ref()).await;
                 Verdict::Ended
@@ -189,6 +200,8 @@ impl Jobs {
     async fn settle(&self, key: &JobKey, event: &Event) -> Verdict {
         match self.records.change(key, event, self.now_ms()).await {
             Err(ChangeError::Store(_)) => STORE_DOWN,
+            // By the record it is not over: our clock is early, or the record is not seen as it is.
+            Err(ChangeError::Refused(Refused::NotNow(_), _)) => NOT_YET,
             Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => Verdict::Ended,
         }
     }
@@ -200,6 +213,11 @@ impl Jobs {
         self.metrics.predictions_total.with(&(model.clone(), task)).inc_by(outputs.len() as u64);
         self.metrics.tokens_total.with(&(model, TokenKind::Prompt)).inc_by(vectors::tokens(outputs));
     }
+}
+
+/// Whether this generation is over, whoever ended it.
+fn is_past(record: &Record, generation: u32) -> bool {
+    record.generation > generation || (record.generation == generation && record.state.is_terminal())
 }
 
 /// How long to wait before the same work is submitted again; `None` if that cannot help.

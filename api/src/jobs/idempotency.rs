@@ -232,7 +232,7 @@ impl Jobs {
     }
 
     async fn fulfil(&self, key: &Key, prepared: &Prepared, revision: u64, replayed: bool) -> Result<Claimed, Failure> {
-        if let Err(error) = self.accept(prepared).await {
+        if let Err(error) = self.accept(prepared, true).await {
             if !matches!(error, JobError::BrokerUnavailable) {
                 // Refused for good, and nothing is left: the next try may have more luck.
                 self.release(key, revision).await;

@@ -8,7 +8,7 @@
 //! A delivery is kept by reporting progress while its attempt runs; it is acknowledged only when its job has ended. An
 //! acknowledgement that comes too late can therefore do no harm, whoever holds the delivery by then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,7 +16,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{AckKind, Message};
-use forebay_shared::ids::ModelToken;
+use forebay_shared::async_jobs::Envelope;
+use forebay_shared::ids::{JobId, ModelToken};
 use forebay_shared::streams::{ack_wait, patient_consumer};
 use forebay_shared::subjects;
 use futures::StreamExt;
@@ -56,6 +57,8 @@ pub(super) struct Runner {
     /// True once everything is to be given back.
     stopping: watch::Sender<bool>,
     attempts: parking_lot::Mutex<JoinSet<()>>,
+    /// Jobs and generations that are being run here.
+    at_work: parking_lot::Mutex<HashSet<(JobId, u32)>>,
 }
 
 /// Rows being worked on, of one consumer.
@@ -80,13 +83,39 @@ impl Drop for Held {
     }
 }
 
+/// One job's generation that this process works on.
+struct AtWork<'a> {
+    runner: &'a Runner,
+    job: (JobId, u32),
+}
+
+impl<'a> AtWork<'a> {
+    /// `None` if it does so already.
+    fn begin(runner: &'a Runner, envelope: &Envelope) -> Option<Self> {
+        let job = (envelope.job, envelope.generation);
+        runner.at_work.lock().insert(job).then_some(Self { runner, job })
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.runner.at_work.lock().remove(&self.job);
+    }
+}
+
 /// Resolves once everything is to be given back.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _gone = stopping.wait_for(|stopping| *stopping).await;
 }
 
 pub(super) fn start(jobs: Arc<Jobs>, queue: Stream<Info>) -> Arc<Runner> {
-    let runner = Arc::new(Runner { jobs, queue, stopping: watch::Sender::new(false), attempts: Default::default() });
+    let runner = Arc::new(Runner {
+        jobs,
+        queue,
+        stopping: watch::Sender::new(false),
+        attempts: Default::default(),
+        at_work: Default::default(),
+    });
     tokio::spawn(Arc::clone(&runner).follow_models());
     runner
 }
@@ -95,6 +124,7 @@ impl Runner {
     /// One task per model and line, begun when a worker first serves the model.
     async fn follow_models(self: Arc<Self>) {
         let mut pulling: HashMap<(ModelToken, Line), tokio::task::JoinHandle<()>> = HashMap::new();
+        let mut credits: HashMap<(ModelToken, Line), Arc<Credit>> = HashMap::new();
         let mut look = tokio::time::interval(LOOK);
         let mut stopping = self.stopping.subscribe();
         while !*stopping.borrow_and_update() {
@@ -102,7 +132,9 @@ impl Runner {
                 for line in [Line::Ordinary, Line::Express] {
                     let task = pulling.get(&(model.token.clone(), line));
                     if task.is_none_or(tokio::task::JoinHandle::is_finished) {
-                        let task = tokio::spawn(Arc::clone(&self).pull(model.token.clone(), line));
+                        // Attempts of a pull that broke off still hold their share.
+                        let credit = Arc::clone(credits.entry((model.token.clone(), line)).or_default());
+                        let task = tokio::spawn(Arc::clone(&self).pull(model.token.clone(), line, credit));
                         pulling.insert((model.token.clone(), line), task);
                     }
                 }
@@ -125,7 +157,7 @@ impl Runner {
         ended
     }
 
-    async fn pull(self: Arc<Self>, token: ModelToken, line: Line) {
+    async fn pull(self: Arc<Self>, token: ModelToken, line: Line, credit: Arc<Credit>) {
         let consumer = match self.consumer(&token, line).await {
             Ok(consumer) => consumer,
             Err(error) => {
@@ -133,7 +165,6 @@ impl Runner {
                 return tokio::time::sleep(PAUSE).await;
             }
         };
-        let credit = Arc::new(Credit::default());
         loop {
             if line == Line::Ordinary && self.jobs.shutdown.is_fired() {
                 return;
@@ -210,13 +241,15 @@ impl Runner {
     }
 
     /// Keeps the delivery while the attempt runs, and says what became of it.
-    async fn see_through(&self, message: Message, work: Result<forebay_shared::async_jobs::Envelope, Verdict>) {
+    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>) {
         let mut stopping = self.stopping.subscribe();
         let every = ack_wait(self.jobs.stores.args().durability) / 3;
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
         let verdict = match work {
             Err(verdict) => verdict,
             Ok(envelope) => {
+                // Handed to this process once more while the first attempt runs: that one speaks for both.
+                let Some(_at_work) = AtWork::begin(self, &envelope) else { return };
                 let mut attempt = std::pin::pin!(self.jobs.attempt(envelope));
                 loop {
                     tokio::select! {

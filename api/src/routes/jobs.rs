@@ -82,7 +82,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         match key {
             None => {
                 let prepared = jobs.prepare(draft)?;
-                jobs.accept(&prepared).await?;
+                jobs.accept(&prepared, false).await?;
                 Ok((prepared.record, false))
             }
             Some(key) => {

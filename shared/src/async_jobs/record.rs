@@ -205,6 +205,10 @@ impl Record {
             (Event::Cancel, State::Queued | State::Running) => {
                 Ok(Self { state: State::Cancelled, ended_ms: Some(now_ms), ..self.clone() })
             }
+            // Begun anew since whoever says so has looked.
+            (Event::Expire, State::Queued | State::Running) if now_ms < self.deadline_ms => {
+                Err(Refused::NotNow(self.state))
+            }
             (Event::Expire, State::Queued | State::Running) => {
                 let error = Some(JobError::DeadlineExceeded);
                 Ok(Self { state: State::Expired, ended_ms: Some(now_ms), error, ..self.clone() })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -14,6 +15,9 @@ use crate::streams::{Bucket, EnsureError, Stores};
 /// Tries of one change before the broker counts as unable.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Headers of messages that stand for a removed value.
+const REMOVED: [&str; 2] = ["KV-Operation", "Nats-Marker-Reason"];
 
 /// Whose job, and which: the key of its record. One tenant's keys say nothing about another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -95,15 +99,19 @@ impl Records {
         }
     }
 
-    /// The record and its revision.
+    /// The record and its revision, as the leader of its stream has them: the bucket's own reads are answered by any replica,
+    /// and one that is behind would make a write of a moment ago look as if it had not happened.
     ///
     /// # Errors
     /// [`StoreError`], also for a record that cannot be read.
     pub async fn get(&self, key: &JobKey) -> Result<Option<(Record, u64)>, StoreError> {
-        let entry = self.bucket.entry(key.as_str()).await.map_err(StoreError::new)?;
-        match entry {
-            Some(entry) if entry.operation == kv::Operation::Put => Ok(Some((decode(&entry.value)?, entry.revision))),
-            _ => Ok(None),
+        let subject = format!("$KV.{}.{}", self.bucket.name, key.as_str());
+        match self.bucket.stream.get_last_raw_message_by_subject(&subject).await {
+            // What a removal leaves behind is no record.
+            Ok(message) if REMOVED.iter().any(|header| message.headers.get(*header).is_some()) => Ok(None),
+            Ok(message) => Ok(Some((decode(&message.payload)?, message.sequence))),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(StoreError::new(error)),
         }
     }
 
