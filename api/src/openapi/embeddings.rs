@@ -72,8 +72,8 @@ pub struct EmbeddingRequest {
     #[schema(minimum = 1, maximum = 4294967295u64)]
     dimensions: Option<u32>,
     encoding_format: Option<EncodingFormat>,
-    /// Accepted and not used.
-    user: Option<String>,
+    /// Accepted, whatever it is, and not used.
+    user: Option<serde_json::Value>,
 }
 
 /// Body of `POST /embed`.
