@@ -3,6 +3,7 @@
 FOREBAY_SCHEMA_SECONDS says for how long, FOREBAY_SCHEMA_SEED repeats a run (a failed one prints its seed).
 """
 
+import copy
 import json
 import os
 import random
@@ -110,6 +111,9 @@ def narrowed(document, model, url):
                     parameter["schema"]["enum"] = [known]
     schemas = document["components"]["schemas"]
     schemas["BatchRequest"]["properties"]["input_file_id"]["enum"] = [input_file]
+    # A job is accepted before anybody has looked a token up.
+    schemas["JobInputs"] = copy.deepcopy(schemas["Inputs"])
+    schemas["JobRequest"]["properties"]["input"] = {"$ref": "#/components/schemas/JobInputs"}
     bounded(schemas["Inputs"], VOCABULARY - 1)
     return document
 

@@ -73,10 +73,11 @@ pub fn operations() -> Vec<Operation> {
 pub struct Upload {
     purpose: Purpose,
     #[serde(rename = "expires_after[anchor]")]
+    #[schema(value_type = Anchor, required = false)]
     anchor: Option<Anchor>,
     /// Seconds until the file is removed.
     #[serde(rename = "expires_after[seconds]")]
-    #[schema(minimum = 3600, maximum = 2592000)]
+    #[schema(value_type = u64, required = false, minimum = 3600, maximum = 2592000)]
     seconds: Option<u64>,
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
