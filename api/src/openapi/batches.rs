@@ -68,17 +68,31 @@ pub fn operations() -> Vec<Operation> {
 }
 
 /// A form.
-#[derive(ToSchema)]
+#[derive(ToSchema, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Upload {
     purpose: Purpose,
+    #[serde(rename = "expires_after[anchor]")]
+    #[schema(value_type = Anchor, required = false)]
+    anchor: Option<Anchor>,
+    /// Seconds until the file is removed.
+    #[serde(rename = "expires_after[seconds]")]
+    #[schema(value_type = u64, required = false, minimum = 3600, maximum = 2592000)]
+    seconds: Option<u64>,
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
 
-#[derive(ToSchema)]
+#[derive(ToSchema, serde::Deserialize)]
 #[schema(rename_all = "lowercase")]
 pub enum Purpose {
     Batch,
+}
+
+#[derive(ToSchema, serde::Deserialize)]
+pub enum Anchor {
+    #[schema(rename = "created_at")]
+    CreatedAt,
 }
 
 /// Times are Unix seconds.

@@ -19,7 +19,7 @@ pub fn operations() -> Vec<Operation> {
     let tei = |path, id, summary| {
         Operation::post(path, Tei, TAG)
             .about(id, summary, "The protocol names no model: where several are served, the query or the body must.")
-            .in_query("model", "The model, where several are served.")
+            .in_query_as("model", "The model, where several are served and the body names none.", text())
             .body::<EmbedRequest>()
             .answer::<Vec<Vec<f32>>>(200, "A vector per input, in order; an array of one for a single text.")
             .errors(&[400, 404, 408, 409, 413, 415, 422, 424, 500, 503, 504])
@@ -72,8 +72,8 @@ pub struct EmbeddingRequest {
     #[schema(minimum = 1, maximum = 4294967295u64)]
     dimensions: Option<u32>,
     encoding_format: Option<EncodingFormat>,
-    /// Accepted and not used.
-    user: Option<String>,
+    /// Accepted, whatever it is, and not used.
+    user: Option<serde_json::Value>,
 }
 
 /// Body of `POST /embed`.

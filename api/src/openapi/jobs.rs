@@ -47,7 +47,7 @@ pub fn operations() -> Vec<Operation> {
             .errors(&[404, 409, 500, 503]),
         id(Operation::get("/v1/jobs/{id}/events", OpenAi, TAG))
             .about("follow_job", "Follow a job", "Its states as server-sent events, until it has ended.")
-            .answer_as::<String>(200, "text/event-stream", "One event per state.")
+            .answer_as::<JobEvent>(200, "text/event-stream", "One event per state.")
             .answer_header(200, "cache-control", "`no-cache`")
             .errors(&[404, 500, 503]),
     ]
@@ -132,6 +132,17 @@ pub struct Job {
     error: Option<OpenAiComplaint>,
     /// What the synchronous route would have answered.
     result: Option<Value>,
+}
+
+/// One server-sent event.
+#[derive(ToSchema)]
+pub struct JobEvent {
+    /// The job's state.
+    event: String,
+    /// The job in JSON, without its result.
+    data: String,
+    /// Milliseconds until a client whose connection broke should come back.
+    retry: u32,
 }
 
 #[derive(ToSchema)]

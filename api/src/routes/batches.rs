@@ -119,9 +119,15 @@ fn wanted(bytes: &[u8]) -> Result<Wanted, Failure> {
     };
     let output_keep_seconds = match fields.remove("output_expires_after") {
         None | Some(Value::Null) => None,
-        Some(after) => Some(keep_seconds(after.get("seconds").and_then(Value::as_u64))?),
+        Some(after) => Some(keep_seconds(after.get("seconds").and_then(whole))?),
     };
     Ok(Wanted { input_file_id, metadata, output_keep_seconds })
+}
+
+/// A whole number, also when it is written as `3600.0`, which is the same in JSON.
+fn whole(value: &Value) -> Option<u64> {
+    let written_out = || value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..1e15).contains(number));
+    value.as_u64().or_else(|| written_out().map(|number| number as u64))
 }
 
 fn text(fields: &mut Map<String, Value>, name: &'static str) -> Result<String, Failure> {
@@ -237,5 +243,8 @@ mod tests {
             param(|body| body["output_expires_after"] = json!({ "seconds": 5 })).as_deref(),
             Some("expires_after")
         );
+        let mut whole = body();
+        whole["output_expires_after"] = json!({ "seconds": 3600.0 });
+        assert_eq!(wanted(whole.to_string().as_bytes()).unwrap().output_keep_seconds, Some(3600));
     }
 }

@@ -31,6 +31,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Longest value of a field that is no file.
 const MAX_FIELD_BYTES: usize = 1_024;
 const MAX_FILENAME_CHARS: usize = 255;
+/// Longest part of a field's name that is repeated in an error.
+const MAX_NAME_CHARS: usize = 64;
+/// From when on the time is counted after which a file is removed.
+const ANCHOR: &str = "created_at";
 /// Most files in one page, and as many if the client does not say.
 const MAX_PAGE: usize = 10_000;
 
@@ -198,7 +202,16 @@ async fn receive(files: &Files, tenant: &TenantName, mut multipart: Multipart) -
                 let seconds = text(&mut field, "expires_after").await?;
                 said.keep_seconds = Some(keep_seconds(seconds.parse().ok())?);
             }
-            _ => drop(text(&mut field, "file").await?),
+            "expires_after[anchor]" => {
+                if text(&mut field, "expires_after").await? != ANCHOR {
+                    return Err(Failure::invalid("expires_after", format!("`expires_after.anchor` must be {ANCHOR}")));
+                }
+            }
+            other => {
+                let name: String = other.chars().take(MAX_NAME_CHARS).collect();
+                let message = format!("no such field: '{name}'; there are `purpose`, `file` and `expires_after`");
+                return Err(Failure::invalid("file", message));
+            }
         }
     }
     check_purpose(&said)?;
