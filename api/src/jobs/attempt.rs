@@ -161,6 +161,7 @@ impl Jobs {
             Err(error) => Ending::Failed(error),
         };
         let ours = matches!(&ending, Ending::Done(ResultRef::Object { .. }));
+        let is_dead = matches!(&ending, Ending::Dead(_));
         match self.records.change(key, &Event::Finish { generation, ending }, self.now_ms()).await {
             Ok(record) => {
                 self.count(&record, outcome.as_deref().unwrap_or_default());
@@ -168,7 +169,11 @@ impl Jobs {
             }
             Err(ChangeError::Store(_)) => STORE_DOWN,
             Err(ChangeError::NotFound) => {
+                // Erased meanwhile: nothing of it stays.
                 self.drop_lost(ours, &name, None).await;
+                if is_dead {
+                    self.drop_object(&envelope_object(&envelope.job)).await;
+                }
                 Verdict::Ended
             }
             Err(ChangeError::Refused(_, record)) => {
