@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use forebay_shared::async_jobs::{AnswerForm, Envelope};
+use forebay_shared::codec;
 use forebay_shared::dead::{DeadLetter, DeadLetters, DeadReason};
 use forebay_shared::ids::{BootId, JobId, Lane};
 use forebay_shared::job::{EmbedParams, Input, Job, Task};
 use forebay_shared::settings::StoreArgs;
 use forebay_shared::streams::Stores;
+use forebay_shared::subjects;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use support::{Answer, Client, Cluster, ClusterOptions, batch, eventually};
@@ -26,7 +29,7 @@ const POISON: &str = "xyzzy";
 const ONE: &str = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
 const TWO: &str = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3";
 
-/// A tenant as a client. The names of the two look the same in a subject.
+/// A tenant as a client.
 #[derive(Clone, Copy)]
 struct Tenant {
     name: &'static str,
@@ -36,7 +39,7 @@ struct Tenant {
 }
 
 const ERASED: Tenant = Tenant { name: "a-b", key: "one", canary: "canary7f3a91" };
-const KEPT: Tenant = Tenant { name: "a--b", key: "two", canary: "canary0c55e2" };
+const KEPT: Tenant = Tenant { name: "kept", key: "two", canary: "canary0c55e2" };
 
 impl Tenant {
     async fn ask(self, cluster: &Cluster, method: &str, path: &str, body: &Value) -> Answer {
@@ -128,6 +131,30 @@ async fn die(cluster: &Cluster, tenant: Tenant) -> String {
     };
     tokio::join!(nurse, death);
     job
+}
+
+/// Somebody whose name is the erased tenant's in a subject. The file of keys does not allow such names.
+const TWIN: &str = "a--b";
+
+/// Work of the twin waits under the very subject of the tenant that is erased.
+async fn queue_work_of_the_twin(cluster: &Cluster) {
+    let envelope = Envelope {
+        job: JobId::from_bytes([8; 16]),
+        generation: 0,
+        tenant: TWIN.into(),
+        model: "nobody-serves-it".into(),
+        token: "nobody-serves-it-0123456789".into(),
+        lane: Lane::Low,
+        deadline_us: u64::MAX,
+        trace: None,
+        task: Task::Embed(EmbedParams::default()),
+        form: AnswerForm::Tei,
+        rows: vec![Input::Text("twin5d20".into())],
+    };
+    let subject = subjects::async_work(&envelope.token, &envelope.tenant);
+    assert_eq!(subject, subjects::async_work(&envelope.token, &ERASED.name.into()), "they do not share a subject");
+    let js = jetstream::new(cluster.broker_client().await);
+    js.publish(subject, codec::encode(&envelope).unwrap()).await.unwrap().await.unwrap();
 }
 
 fn letter(tenant: Tenant) -> DeadLetter {
@@ -245,6 +272,7 @@ async fn inputs_are_in_the_stores_alone_and_a_tenant_is_erased_from_all_of_them(
     let cluster = Cluster::start(options(folder.path())).await;
     let (erased, kept) = tokio::join!(work(&cluster, ERASED), work(&cluster, KEPT));
     dead_letters(&cluster, &StoreArgs::default()).await.write(&letter(KEPT)).await.unwrap();
+    queue_work_of_the_twin(&cluster).await;
     let dead = die(&cluster, ERASED).await;
     // Nobody computes any more: what comes now waits.
     cluster.worker(0).kill9();
@@ -291,6 +319,7 @@ async fn inputs_are_in_the_stores_alone_and_a_tenant_is_erased_from_all_of_them(
 
     // The other tenant lost nothing, and goes on.
     assert_eq!(holding(&cluster, KEPT.canary).await, others);
+    assert_eq!(holding(&cluster, "twin5d20").await, ["FOREBAY_ASYNC"]);
     assert_eq!(KEPT.reaches(&cluster, &kept.0, "done").await["result"]["data"].as_array().unwrap().len(), 400);
     let batches = batch::Batches::new(cluster.api_addrs()).with_key(KEPT.key);
     let done = batches.show(&kept.1).await;
