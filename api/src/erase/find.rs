@@ -7,11 +7,12 @@ use forebay_shared::async_jobs::{Call, Envelope, Record, job_of_row, tenant_toke
 use forebay_shared::codec::{self, CodecError, Wire};
 use forebay_shared::dead::{SUMMARY_HEADER, Summary};
 use forebay_shared::ids::{JobId, TenantName};
+use forebay_shared::job::Bundle;
 use forebay_shared::model::slug;
 use forebay_shared::subjects;
 use rustc_hash::FxHashSet;
 
-use super::scan::{Kept, Message, each};
+use super::scan::{Kept, Message, each, each_in, jobs_streams};
 use super::{EraseError, Eraser, Found, Store, Target};
 use crate::batches::part::{Marker, Part, Segment, Step};
 use crate::batches::record::Batch;
@@ -30,7 +31,8 @@ pub(super) struct Known {
 
 impl Found {
     fn push(&mut self, store: Store, kept: &Kept<'_>) {
-        let message = Message { sequence: kept.sequence, subject: kept.subject.to_owned() };
+        let message =
+            Message { stream: kept.stream.to_owned(), sequence: kept.sequence, subject: kept.subject.to_owned() };
         self.messages.entry(store).or_default().push(message);
     }
 
@@ -59,6 +61,7 @@ impl Eraser {
         self.find_keys(target, known, &mut found).await?;
         self.find_queued_jobs(target, known, &mut found).await?;
         self.find_dead_letters(target, known, &mut found).await?;
+        self.find_submitted(target, &mut found).await?;
         self.find_attempts(known, &mut found).await?;
         let jobs = &known.jobs;
         let is_theirs = |name: &str| {
@@ -137,6 +140,22 @@ impl Eraser {
             found.judge(Store::Webhooks, &kept, |call: &Call| target.covers(&call.tenant, &call.job));
         })
         .await
+    }
+
+    /// Rows that were submitted and wait for a worker. A message that others have rows in is theirs as well, and stays
+    /// until its deadline.
+    async fn find_submitted(&self, target: &Target, found: &mut Found) -> Result<(), EraseError> {
+        for stream in jobs_streams(&self.js).await? {
+            each_in(&self.js, Store::Jobs, &stream, &[">".to_owned()], false, |kept| {
+                // One that cannot be read is for a newer worker, and ends with its deadline.
+                let Ok(bundle) = codec::decode::<Bundle>(kept.payload) else { return };
+                if bundle.jobs.iter().all(|job| target.covers(&job.tenant, &job.id)) {
+                    found.push(Store::Jobs, &kept);
+                }
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn find_dead_letters(&self, target: &Target, known: &mut Known, found: &mut Found) -> Result<(), EraseError> {

@@ -12,8 +12,8 @@
 //! Work in flight may write once more after it was cancelled, so it is looked again until a look finds nothing; what was
 //! known of the job (its objects, its batches' ids) is kept from look to look. Erasing twice is harmless.
 //!
-//! Deliberately not here: the queues of synchronous jobs (`FOREBAY_JOBS_…`), whose messages hold rows of several requests
-//! and end with their deadline; counters, which hold no inputs and no names of tenants; and bytes that the broker had
+//! Deliberately not here: a message of `FOREBAY_JOBS_…` that holds rows of others as well, which ends with their deadlines;
+//! counters, which hold no inputs and no names of tenants; and bytes that the broker had
 //! overwritten or dropped before, which its encryption at rest covers.
 
 mod find;
@@ -79,6 +79,7 @@ pub enum Store {
     Idempotency,
     Results,
     Async,
+    Jobs,
     Webhooks,
     Dead,
     Attempts,
@@ -89,11 +90,12 @@ pub enum Store {
 }
 
 impl Store {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Records,
         Self::Idempotency,
         Self::Results,
         Self::Async,
+        Self::Jobs,
         Self::Webhooks,
         Self::Dead,
         Self::Attempts,
@@ -110,6 +112,7 @@ impl Store {
             Self::Idempotency => Bucket::Idempotency.name(),
             Self::Results => Objects::Results.name(),
             Self::Async => Queue::Async.name(),
+            Self::Jobs => "FOREBAY_JOBS_*",
             Self::Webhooks => Queue::Webhooks.name(),
             Self::Dead => Queue::Dead.name(),
             Self::Attempts => Bucket::Attempts.name(),
@@ -126,6 +129,7 @@ impl Store {
             Self::Idempotency => "idempotency keys",
             Self::Results => "large results, in chunks",
             Self::Async => "jobs that wait, with their inputs",
+            Self::Jobs => "rows that wait for a worker",
             Self::Webhooks => "calls to make",
             Self::Dead => "dead letters, with their inputs",
             Self::Attempts => "starts of jobs in quarantine",
@@ -136,14 +140,14 @@ impl Store {
         }
     }
 
-    /// The stream behind it.
+    /// The stream behind it; of [`Self::Jobs`] there are several.
     fn stream(self) -> String {
         match self {
             Self::Records | Self::Idempotency | Self::Attempts | Self::Batches | Self::Quotas => {
                 format!("KV_{}", self.name())
             }
             Self::Results | Self::Files => format!("OBJ_{}", self.name()),
-            Self::Async | Self::Webhooks | Self::Dead | Self::Parts => self.name().to_owned(),
+            Self::Async | Self::Jobs | Self::Webhooks | Self::Dead | Self::Parts => self.name().to_owned(),
         }
     }
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{DeleteMessageErrorKind, Info, RawMessageErrorKind, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use forebay_shared::broker::REQUEST_TIMEOUT;
+use forebay_shared::streams::JOBS_PREFIX;
 use futures::{StreamExt, TryStreamExt};
 
 use super::{EraseError, Store};
@@ -23,12 +24,14 @@ const SILENCE: Duration = REQUEST_TIMEOUT;
 /// Where a message stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
+    pub stream: String,
     pub sequence: u64,
     pub subject: String,
 }
 
 /// A message of a stream, while it is shown.
 pub(super) struct Kept<'a> {
+    pub stream: &'a str,
     pub sequence: u64,
     pub subject: &'a str,
     pub headers: Option<&'a HeaderMap>,
@@ -40,10 +43,15 @@ fn failed(doing: &'static str, store: Store, cause: impl std::fmt::Display) -> E
     EraseError::Broker { doing, store: store.name(), cause: cause.to_string() }
 }
 
-/// The stream behind a store; `None` if nothing has been kept there yet.
-async fn open(js: &jetstream::Context, store: Store, doing: &'static str) -> Result<Option<Stream>, EraseError> {
+/// A stream of a store; `None` if nothing has been kept there yet.
+async fn open(
+    js: &jetstream::Context,
+    store: Store,
+    name: &str,
+    doing: &'static str,
+) -> Result<Option<Stream>, EraseError> {
     let is_missing = |error: &GetStreamError| matches!(error.kind(), GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND);
-    match js.get_stream(store.stream()).await {
+    match js.get_stream(name).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(failed(doing, store, error)),
@@ -56,9 +64,21 @@ pub(super) async fn each(
     store: Store,
     filters: &[String],
     headers_only: bool,
+    take: impl FnMut(Kept<'_>),
+) -> Result<(), EraseError> {
+    each_in(js, store, &store.stream(), filters, headers_only, take).await
+}
+
+/// The same for one stream of a store that has several.
+pub(super) async fn each_in(
+    js: &jetstream::Context,
+    store: Store,
+    stream: &str,
+    filters: &[String],
+    headers_only: bool,
     mut take: impl FnMut(Kept<'_>),
 ) -> Result<(), EraseError> {
-    let Some(stream) = open(js, store, "read").await? else { return Ok(()) };
+    let Some(stream) = open(js, store, stream, "read").await? else { return Ok(()) };
     if stream.cached_info().config.retention == RetentionPolicy::WorkQueue {
         for filter in filters {
             each_queued(&stream, store, filter, &mut take).await?;
@@ -87,7 +107,13 @@ async fn each_queued(
             Err(error) => return Err(failed("read", store, error)),
         };
         let (sequence, subject) = (message.sequence, message.subject.as_str());
-        take(Kept { sequence, subject, headers: Some(&message.headers), payload: &message.payload });
+        take(Kept {
+            stream: &stream.cached_info().config.name,
+            sequence,
+            subject,
+            headers: Some(&message.headers),
+            payload: &message.payload,
+        });
         from = sequence + 1;
     }
 }
@@ -117,22 +143,28 @@ async fn each_followed(
         let info = message.info().map_err(|error| failed("read", store, error))?;
         let (sequence, left) = (info.stream_sequence, info.pending);
         let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
-        take(Kept { sequence, subject, headers, payload: &message.payload });
+        take(Kept { stream: &stream.cached_info().config.name, sequence, subject, headers, payload: &message.payload });
         if left == 0 {
             return Ok(());
         }
     }
 }
 
+/// The queues of synchronous jobs: one per model.
+pub(super) async fn jobs_streams(js: &jetstream::Context) -> Result<Vec<String>, EraseError> {
+    let names: Result<Vec<String>, _> = js.stream_names().try_collect().await;
+    let names = names.map_err(|error| failed("list", Store::Jobs, error))?;
+    Ok(names.into_iter().filter(|name| name.starts_with(JOBS_PREFIX)).collect())
+}
+
 /// Deletes messages, and overwrites their bytes on the broker's disk where it can. One that is gone already is none.
 pub(super) async fn remove(js: &jetstream::Context, store: Store, messages: &[Message]) -> Result<(), EraseError> {
-    if messages.is_empty() {
-        return Ok(());
-    }
-    let Some(stream) = open(js, store, "erase from").await? else { return Ok(()) };
-    for some in messages.chunks(IN_A_ROW) {
-        let removals: Vec<_> = some.iter().map(|message| remove_one(&stream, store, message)).collect();
-        futures::stream::iter(removals).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    for of_one_stream in messages.chunk_by(|one, other| one.stream == other.stream) {
+        let Some(stream) = open(js, store, &of_one_stream[0].stream, "erase from").await? else { continue };
+        for some in of_one_stream.chunks(IN_A_ROW) {
+            let removals: Vec<_> = some.iter().map(|message| remove_one(&stream, store, message)).collect();
+            futures::stream::iter(removals).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        }
     }
     Ok(())
 }
