@@ -7,7 +7,7 @@ use forebay_shared::async_jobs::{Call, Envelope, Record, job_of_row, tenant_toke
 use forebay_shared::codec::{self, CodecError, Wire};
 use forebay_shared::dead::{SUMMARY_HEADER, Summary};
 use forebay_shared::ids::{JobId, TenantName};
-use forebay_shared::job::Bundle;
+use forebay_shared::job::{Bundle, Job};
 use forebay_shared::model::slug;
 use forebay_shared::subjects;
 use rustc_hash::FxHashSet;
@@ -61,7 +61,7 @@ impl Eraser {
         self.find_keys(target, known, &mut found).await?;
         self.find_queued_jobs(target, known, &mut found).await?;
         self.find_dead_letters(target, known, &mut found).await?;
-        self.find_submitted(target, &mut found).await?;
+        self.find_submitted(target, known, &mut found).await?;
         self.find_attempts(known, &mut found).await?;
         let jobs = &known.jobs;
         let is_theirs = |name: &str| {
@@ -144,12 +144,18 @@ impl Eraser {
 
     /// Rows that were submitted and wait for a worker. A message that others have rows in is theirs as well, and stays
     /// until its deadline.
-    async fn find_submitted(&self, target: &Target, found: &mut Found) -> Result<(), EraseError> {
+    async fn find_submitted(&self, target: &Target, known: &Known, found: &mut Found) -> Result<(), EraseError> {
         for stream in jobs_streams(&self.js).await? {
             each_in(&self.js, Store::Jobs, &stream, &[">".to_owned()], false, |kept| {
                 // One that cannot be read is for a newer worker, and ends with its deadline.
                 let Ok(bundle) = codec::decode::<Bundle>(kept.payload) else { return };
-                if bundle.jobs.iter().all(|job| target.covers(&job.tenant, &job.id)) {
+                // Older versions do not say the tenant: then only rows of jobs that are known to be meant.
+                let says_tenant = codec::version_of(kept.payload) >= Bundle::VERSION;
+                let is_meant = |job: &Job| match says_tenant {
+                    true => target.covers(&job.tenant, &job.id),
+                    false => known.jobs.contains(&job_of_row(&job.id)),
+                };
+                if bundle.jobs.iter().all(is_meant) {
                     found.push(Store::Jobs, &kept);
                 }
             })
