@@ -75,7 +75,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
 
     let letters = DeadLetters::open(&stores, control.jetstream()).await?;
     let dead = DeadDesk { letters, stores: stores.clone(), clock: clock.clone() };
-    let (jobs, running_jobs) = Jobs::start(Parts {
+    let (jobs, running_jobs) = Box::pin(Jobs::start(Parts {
         link: broker::connect(&broker, boot, name.as_str(), "jobs").await?,
         stores: stores.clone(),
         clock: clock.clone(),
@@ -84,7 +84,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         metrics: Arc::clone(&metrics),
         args: args.jobs.clone(),
         shutdown: shutdown.clone(),
-    })
+    }))
     .await?;
 
     let bulk = broker::connect(&broker, boot, name.as_str(), "files").await?;

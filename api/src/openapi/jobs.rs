@@ -140,7 +140,7 @@ pub struct Job {
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum JobRemoved {
-    Job(Job),
+    Job(Box<Job>),
     Erased(JobErased),
 }
 
