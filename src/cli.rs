@@ -11,6 +11,7 @@ use forebay_worker::WorkerArgs;
 use crate::api_key::ApiKeyArgs;
 use crate::dead::DeadArgs;
 use crate::doctor::DoctorArgs;
+use crate::erase::EraseArgs;
 use crate::keys::KeysArgs;
 use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
@@ -51,6 +52,10 @@ pub enum Command {
     Aggregator(RoleArgs<AggregatorArgs>),
     /// Look at jobs that ended their workers and were put aside; begin them anew, or erase them.
     Dead(DeadArgs),
+    /// Erase what is kept of a job, or of a tenant, from every store; cancels what is running of it.
+    ///
+    /// Shows what it would erase unless --yes is given.
+    Erase(EraseArgs),
     /// Make API keys: the key itself is shown once, its hash goes into the file of keys.
     ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.

@@ -4,6 +4,7 @@ mod api_key;
 mod cli;
 mod dead;
 mod doctor;
+mod erase;
 mod host;
 mod http;
 mod keys;
@@ -38,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => role::run(args, forebay_worker::run),
         Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
         Command::Dead(args) => dead::run(args),
+        Command::Erase(args) => erase::run(args),
         Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Keys(args) => keys::run(&args),

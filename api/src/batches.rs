@@ -94,7 +94,7 @@ struct Progress {
 }
 
 /// Key of a batch's record.
-fn batch_key(tenant: &TenantName, id: &str) -> String {
+pub(crate) fn batch_key(tenant: &TenantName, id: &str) -> String {
     format!("batch.{}.{id}", slug(tenant.as_str()))
 }
 

@@ -97,6 +97,12 @@ impl Failure {
         }
     }
 
+    /// What may be logged of it: status and code, never its text, which can repeat what the client sent.
+    pub fn for_logs(&self) -> (u16, &'static str) {
+        let answer = http_answer(self, Dialect::OpenAi);
+        (answer.status.as_u16(), answer.complaint.code.unwrap_or(answer.complaint.kind))
+    }
+
     /// The body alone, as it is kept and shown elsewhere.
     pub fn body(&self, dialect: Dialect) -> bytes::Bytes {
         dialect.error_body(&http_answer(self, dialect).complaint)

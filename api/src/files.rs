@@ -44,6 +44,16 @@ enum Stored {
     Segments,
 }
 
+impl FileRecord {
+    /// The object that holds it, unless it is made of several.
+    pub(crate) fn object(&self) -> Option<&str> {
+        match &self.stored {
+            Stored::Object(name) => Some(name),
+            Stored::Segments => None,
+        }
+    }
+}
+
 pub const PURPOSE_BATCH: &str = "batch";
 pub const PURPOSE_BATCH_OUTPUT: &str = "batch_output";
 

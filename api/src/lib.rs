@@ -8,6 +8,7 @@ pub mod batches;
 pub mod cache;
 pub mod dialect;
 pub mod dispatch;
+pub mod erase;
 pub mod error;
 pub mod files;
 pub mod http;

@@ -40,6 +40,9 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct Fleet {
     by_name: FxHashMap<ModelName, Arc<ModelRecord>>,
+    /// Every set of weights that was heard of: work that was accepted for one is done by its workers, also once the name
+    /// means another.
+    by_token: FxHashMap<ModelToken, Arc<ModelRecord>>,
     workers: FxHashMap<ModelToken, Workers>,
 }
 
@@ -121,6 +124,18 @@ impl Registry {
             .collect();
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models
+    }
+
+    /// These weights, whatever their name means by now.
+    pub fn find_token(&self, token: &ModelToken) -> Option<Arc<ModelRecord>> {
+        self.fleet.read().by_token.get(token).cloned()
+    }
+
+    /// All weights that somebody serves, those included that a name does not mean any more.
+    pub fn served_tokens(&self) -> Vec<ModelToken> {
+        let (fleet, now) = (self.fleet.read(), Instant::now());
+        let seen = |token: &&ModelToken| fleet.seen_within(token, self.no_worker_after, now);
+        fleet.by_token.keys().filter(seen).cloned().collect()
     }
 
     /// The model, if there is exactly one to choose from.
@@ -211,7 +226,10 @@ impl Registry {
         match serde_json::from_slice::<ModelRecord>(value) {
             Ok(model) => {
                 self.metrics.register_model(&model.name);
-                self.fleet.write().by_name.insert(model.name.clone(), Arc::new(model));
+                let model = Arc::new(model);
+                let mut fleet = self.fleet.write();
+                fleet.by_token.insert(model.token.clone(), Arc::clone(&model));
+                fleet.by_name.insert(model.name.clone(), model);
             }
             Err(error) => tracing::warn!(%error, "a model's record cannot be read"),
         }

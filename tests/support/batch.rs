@@ -14,11 +14,17 @@ const BOUNDARY: &str = "forebay-test-boundary";
 #[derive(Debug, Clone)]
 pub struct Batches {
     addrs: Vec<SocketAddr>,
+    key: Option<&'static str>,
 }
 
 impl Batches {
     pub fn new(addrs: Vec<SocketAddr>) -> Self {
-        Self { addrs }
+        Self { addrs, key: None }
+    }
+
+    /// Asks with this API key.
+    pub fn with_key(self, key: &'static str) -> Self {
+        Self { key: Some(key), ..self }
     }
 
     /// One request to the first api that answers; panics after half a minute without.
@@ -26,7 +32,11 @@ impl Batches {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             for addr in &self.addrs {
-                match Client::new(*addr).send_as(content, method, path, body).await {
+                let mut client = Client::new(*addr);
+                if let Some(key) = self.key {
+                    client = client.header("authorization", &format!("Bearer {key}"));
+                }
+                match client.send_as(content, method, path, body).await {
                     Ok(answer) if answer.status < 500 => return answer,
                     failed => assert!(Instant::now() < end, "{method} {path}: {failed:?}"),
                 }

@@ -104,6 +104,10 @@ impl Batches {
         let key = marker_key(&part.batch, part.number);
         if self.records.get::<Marker>(&key).await?.is_none() {
             let answers = self.execute(&part, Arc::new(place), stop, found.value.models.clone().into()).await;
+            if self.find(&part.tenant, &part.batch).await?.is_none() {
+                // Erased while it ran: what was computed is not kept.
+                return Ok(());
+            }
             self.keep_answers(&key, answers).await?;
         }
         let markers = self.records.keys(&markers_of(&part.batch)).await?.len();

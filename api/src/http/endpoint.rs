@@ -228,11 +228,12 @@ where
 
 /// What went wrong on our side is worth a line; what the client did, or load, is counted and told to the client.
 fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
+    let (status, code) = failure.for_logs();
     match failure {
         Failure::Job(JobError::Internal | JobError::BadOutput { .. }) => {
-            tracing::warn!(request = ?request_id, route, error = %failure, "a request failed");
+            tracing::warn!(request = ?request_id, route, status, code, "a request failed");
         }
-        _ => tracing::debug!(request = ?request_id, route, error = %failure, "a request was refused"),
+        _ => tracing::debug!(request = ?request_id, route, status, code, "a request was refused"),
     }
 }
 

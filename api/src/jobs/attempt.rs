@@ -104,7 +104,7 @@ impl Jobs {
         let fixed = FixedIds { jobs: ids, generation: envelope.generation };
         let mut patience = FIRST_PATIENCE;
         loop {
-            let model = self.registry.find(envelope.model.as_str()).filter(|model| model.token == envelope.token);
+            let model = self.registry.find_token(&envelope.token);
             let error = match model {
                 None => JobError::NoWorker { model: envelope.model.to_string() },
                 Some(model) => {
@@ -170,6 +170,7 @@ impl Jobs {
             Err(error) => Ending::Failed(error),
         };
         let ours = matches!(&ending, Ending::Done(ResultRef::Object { .. }));
+        let is_dead = matches!(&ending, Ending::Dead(_));
         match self.records.change(key, &Event::Finish { generation, ending }, self.now_ms()).await {
             Ok(record) => {
                 self.count(&record, outcome.as_deref().unwrap_or_default());
@@ -177,7 +178,11 @@ impl Jobs {
             }
             Err(ChangeError::Store(_)) => STORE_DOWN,
             Err(ChangeError::NotFound) => {
+                // Erased meanwhile: nothing of it stays.
                 self.drop_lost(ours, &name, None).await;
+                if is_dead {
+                    self.drop_object(&envelope_object(&envelope.job)).await;
+                }
                 Verdict::Ended
             }
             // Nobody has ended it: it is not seen as it is. Never acknowledged on that.

@@ -101,6 +101,11 @@ struct Reservation {
     reserved: Option<Reserved>,
 }
 
+/// Whose reservation a value of the bucket is, and of which job; `None` for what is none.
+pub(crate) fn owner_of_key(value: &[u8]) -> Option<(TenantName, JobId)> {
+    serde_json::from_slice(value).ok().map(|Reservation { tenant, job, .. }| (tenant, job))
+}
+
 /// What the job is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Reserved {

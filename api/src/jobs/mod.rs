@@ -34,10 +34,12 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::streams::{Bucket, Objects, Queue, Stores};
 
 use crate::dispatch::Dispatch;
+use crate::erase::Eraser;
 use crate::registry::Registry;
 
 pub use accept::{Draft, Prepared};
 pub use board::Changes;
+pub(crate) use idempotency::owner_of_key;
 pub use idempotency::{IDEMPOTENT_REPLAYED, Key};
 pub use settings::JobArgs;
 
@@ -61,6 +63,8 @@ pub struct Jobs {
     metrics: Arc<ApiMetrics>,
     fleet_secret: Option<String>,
     args: JobArgs,
+    /// One at a time: an erasure reads the stores of everybody.
+    eraser: tokio::sync::Mutex<Eraser>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -100,7 +104,9 @@ impl Jobs {
             stores.bucket(Bucket::Idempotency),
         )?;
         let board = Arc::new(Board::new(clock.clone(), stores.args().results_keep));
+        let eraser = tokio::sync::Mutex::new(Eraser::new(js.clone(), stores.clone(), clock.clone()));
         let jobs = Arc::new(Self {
+            eraser,
             records,
             results,
             keys,

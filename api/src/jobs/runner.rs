@@ -128,14 +128,14 @@ impl Runner {
         let mut look = tokio::time::interval(LOOK);
         let mut stopping = self.stopping.subscribe();
         while !*stopping.borrow_and_update() {
-            for model in self.jobs.registry.list() {
+            for token in self.jobs.registry.served_tokens() {
                 for line in [Line::Ordinary, Line::Express] {
-                    let task = pulling.get(&(model.token.clone(), line));
+                    let task = pulling.get(&(token.clone(), line));
                     if task.is_none_or(tokio::task::JoinHandle::is_finished) {
                         // Attempts of a pull that broke off still hold their share.
-                        let credit = Arc::clone(credits.entry((model.token.clone(), line)).or_default());
-                        let task = tokio::spawn(Arc::clone(&self).pull(model.token.clone(), line, credit));
-                        pulling.insert((model.token.clone(), line), task);
+                        let credit = Arc::clone(credits.entry((token.clone(), line)).or_default());
+                        let task = tokio::spawn(Arc::clone(&self).pull(token.clone(), line, credit));
+                        pulling.insert((token.clone(), line), task);
                     }
                 }
             }

@@ -35,7 +35,7 @@ pub use enqueue::{
 };
 pub use envelope::{AnswerForm, Envelope};
 pub use record::{Ending, Event, Record, Refused, ResultRef, State, Webhook, WebhookState};
-pub use records::{ChangeError, JobKey, Records, StoreError};
+pub use records::{ChangeError, JobKey, Records, StoreError, tenant_token};
 
 use crate::ids::JobId;
 
