@@ -1,4 +1,4 @@
-//! Shows, and does, what [`migrate`](super::migrate) decides for everything that a broker has.
+//! Shows, and does, what [`migrate`] decides for everything that a broker has.
 
 use std::fmt;
 
