@@ -333,14 +333,6 @@ async fn inputs_are_in_the_stores_alone_and_a_tenant_is_erased_from_all_of_them(
     assert_eq!(batches.lines(&done["output_file_id"]).await.len(), 3);
     assert_eq!(KEPT.get(&cluster, "/v1/dead").await.json()["data"][0]["id"], JobId::from_bytes([9; 16]).to_string());
 
-    // One job, by its owner.
-    let path = format!("/v1/jobs/{theirs}?erase=true");
-    assert_eq!(ERASED.ask(&cluster, "DELETE", &path, &json!({})).await.status, 404, "it is somebody else's");
-    let unclear = KEPT.ask(&cluster, "DELETE", &format!("/v1/jobs/{theirs}?erase=perhaps"), &json!({})).await;
-    assert_eq!(unclear.status, 400, "{}", unclear.text());
-    let answer = KEPT.ask(&cluster, "DELETE", &path, &json!({})).await;
-    assert_eq!(answer.json(), json!({ "id": theirs, "object": "job", "deleted": true }), "{}", answer.text());
-    assert_eq!(KEPT.get(&cluster, &format!("/v1/jobs/{theirs}")).await.status, 404);
     // One job, by an operator.
     let (done, said) = forebay(&cluster, &["erase", "--job", &kept.0, "--tenant", ERASED.name, "--yes"]).await;
     assert!(done && said.contains("nothing is kept"), "{said}");

@@ -10,7 +10,6 @@ use tokio::io::AsyncReadExt;
 
 use super::accept::unavailable;
 use super::{INLINE_BYTES, Jobs};
-use crate::erase::Target;
 use crate::error::Failure;
 
 impl Jobs {
@@ -98,20 +97,6 @@ impl Jobs {
             Err(ChangeError::Refused(refused, _)) => Err(Failure::Conflict(refused.to_string())),
             Err(ChangeError::Store(error)) => Err(unavailable(&error).into()),
         }
-    }
-
-    /// Erases a job of this tenant, cancelling it first if it has not ended.
-    ///
-    /// # Errors
-    /// [`JobError::BrokerUnavailable`]: some of it may still be there, and the call may be repeated as long as the job is.
-    pub async fn erase(&self, record: &Record) -> Result<(), JobError> {
-        let target = Target::job(record.id, Some(record.tenant.clone()));
-        self.eraser.lock().await.erase(&target).await.map_err(|error| {
-            tracing::warn!(job = %record.id, %error, "a job was not erased, or not all of it");
-            JobError::BrokerUnavailable
-        })?;
-        tracing::info!(job = %record.id, "a job was erased");
-        Ok(())
     }
 
     /// Writes a result down where its size says. `name` is its own if it needs one.

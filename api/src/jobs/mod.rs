@@ -34,7 +34,6 @@ use forebay_shared::shutdown::Shutdown;
 use forebay_shared::streams::{Bucket, Objects, Queue, Stores};
 
 use crate::dispatch::Dispatch;
-use crate::erase::Eraser;
 use crate::registry::Registry;
 
 pub use accept::{Draft, Prepared};
@@ -64,7 +63,6 @@ pub struct Jobs {
     fleet_secret: Option<String>,
     args: JobArgs,
     /// One at a time: an erasure reads the stores of everybody.
-    eraser: tokio::sync::Mutex<Eraser>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -104,9 +102,7 @@ impl Jobs {
             stores.bucket(Bucket::Idempotency),
         )?;
         let board = Arc::new(Board::new(clock.clone(), stores.args().results_keep));
-        let eraser = tokio::sync::Mutex::new(Eraser::new(js.clone(), stores.clone(), clock.clone()));
         let jobs = Arc::new(Self {
-            eraser,
             records,
             results,
             keys,

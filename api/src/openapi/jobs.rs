@@ -42,14 +42,9 @@ pub fn operations() -> Vec<Operation> {
             .answer::<Job>(200, "The job.")
             .errors(&[400, 404, 500, 503]),
         id(Operation::delete("/v1/jobs/{id}", OpenAi, TAG))
-            .about("cancel_job", "Cancel or erase a job", "A job that has ended can be erased, not cancelled.")
-            .in_query_as(
-                "erase",
-                "Erase it from every store, cancelled if it has not ended.",
-                one_of(&["true", "false"]),
-            )
-            .answer::<JobRemoved>(200, "The job, cancelled; or that it was erased.")
-            .errors(&[400, 404, 409, 500, 503]),
+            .about("cancel_job", "Cancel a job", "")
+            .answer::<Job>(200, "The job, cancelled.")
+            .errors(&[404, 409, 500, 503]),
         id(Operation::get("/v1/jobs/{id}/events", OpenAi, TAG))
             .about("follow_job", "Follow a job", "Its states as server-sent events, until it has ended.")
             .answer_as::<JobEvent>(200, "text/event-stream", "One event per state.")
@@ -148,22 +143,6 @@ pub struct JobEvent {
     data: String,
     /// Milliseconds until a client whose connection broke should come back.
     retry: u32,
-}
-
-/// What became of a job that is not wanted any more.
-#[derive(ToSchema)]
-#[serde(untagged)]
-pub enum JobRemoved {
-    Job(Box<Job>),
-    Erased(JobErased),
-}
-
-#[derive(ToSchema)]
-pub struct JobErased {
-    id: String,
-    /// `job`
-    object: String,
-    deleted: bool,
 }
 
 #[derive(ToSchema)]

@@ -6,7 +6,6 @@
 //! | `GET /v1/jobs?state=&limit=&after=` | the caller's jobs, newest first |
 //! | `GET /v1/jobs/{id}?wait=10s` | the job, its place in the queue, its result; with `wait` as soon as it has ended |
 //! | `DELETE /v1/jobs/{id}` | the job, cancelled; 409 if it has ended |
-//! | `DELETE /v1/jobs/{id}?erase=true` | that it is gone from every store, whether it had ended or not |
 //! | `GET /v1/jobs/{id}/events` | its states as server-sent events ([`events`]) |
 //!
 //! Another tenant's job does not exist.
@@ -135,31 +134,9 @@ pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
     }
 }
 
-#[derive(Deserialize)]
-struct CancelQuery {
-    erase: Option<bool>,
-}
-
-#[derive(Serialize)]
-struct Erased {
-    id: JobId,
-    object: &'static str,
-    deleted: bool,
-}
-
 pub async fn cancel<B: Backend>(mut call: Call<B>) -> Answer {
     let jobs = Arc::clone(layer(&call.state)?);
-    let Ok(axum::extract::Query(query)) = axum::extract::Query::<CancelQuery>::try_from_uri(&call.parts.uri) else {
-        return Err(Failure::invalid("erase", "`erase` must be true or false, and given at most once"));
-    };
     let record = find(&mut call, &jobs).await?;
-    if query.erase == Some(true) {
-        let id = record.id;
-        // A task of its own: a client that goes away must not leave half of it.
-        let erasing = tokio::spawn(async move { jobs.erase(&record).await });
-        erasing.await.map_err(|_| JobError::Internal)??;
-        return json(StatusCode::OK, &Erased { id, object: "job", deleted: true });
-    }
     json(StatusCode::OK, &View::new(&jobs.cancel(&record).await?))
 }
 
