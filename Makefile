@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick fuzz bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-batch clean distclean
+.PHONY: help setup build up test quick fuzz bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
 
 help: ## this text
@@ -42,7 +42,7 @@ fuzz: ## the property tests against arbitrary input for FUZZ_SECONDS=300; SEED=â
 
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload ## every table of the docs; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-durability ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -103,6 +103,13 @@ bench-aggregator: ## what one aggregator costs with a large fleet
 
 bench-scaling: bench-setup ## throughput against the number of workers
 	@$(VENV_PYTHON) benches/scaling.py $(BENCH_ARGS)
+
+bench-recovery: ## from the death or freeze of a worker to the next delivery of its work: KILLS=100 FREEZES=20
+	@$(PYTHON) scripts/fetch.py nats-server
+	@cargo test --release --locked -p forebay --test recovery -- --ignored --nocapture bench_recovery
+
+bench-durability: bench-setup ## what each durability mode costs, and what it can lose
+	@$(VENV_PYTHON) benches/durability.py $(BENCH_ARGS)
 
 bench-fairness: ## a victim beside a flooder, and lanes under overload
 	@$(PYTHON) scripts/fetch.py nats-server

@@ -11,6 +11,7 @@ use forebay_worker::WorkerArgs;
 use crate::api_key::ApiKeyArgs;
 use crate::dead::DeadArgs;
 use crate::doctor::DoctorArgs;
+use crate::keys::KeysArgs;
 use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
 use crate::up::UpArgs;
@@ -54,6 +55,8 @@ pub enum Command {
     ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Make the keys with which the roles show themselves to the broker, and its list of who may do what.
+    Keys(KeysArgs),
     /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.
     ///
     /// Forward only, and never at the price of a message: what would lose one is refused.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use forebay_shared::settings::Secret;
+use forebay_shared::settings::BrokerAccessArgs;
 
 use crate::model::Model;
 
@@ -23,9 +23,8 @@ pub struct DoctorArgs {
     /// Broker to ask [default: nats://127.0.0.1:4222, and nothing is wrong when it is not there].
     #[arg(long, env = "FOREBAY_BROKER", value_name = "URL")]
     broker: Option<String>,
-    /// Token to authenticate with, if the broker asks for one.
-    #[arg(long, env = "FOREBAY_BROKER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    broker_token: Option<Secret>,
+    #[command(flatten)]
+    access: BrokerAccessArgs,
     /// Where the api is to listen.
     #[arg(long, env = "FOREBAY_API_ADDR", default_value = "127.0.0.1:8000", value_name = "ADDR")]
     api_addr: SocketAddr,
@@ -114,7 +113,7 @@ async fn examine(args: &DoctorArgs) -> Vec<Finding> {
         machine::cpu(),
         machine::open_files(),
     ]);
-    findings.extend(broker::examine(args.broker.as_deref(), args.broker_token.clone()).await);
+    findings.extend(broker::examine(args.broker.as_deref(), args.access.clone()).await);
     findings
 }
 

@@ -6,6 +6,7 @@ mod dead;
 mod doctor;
 mod host;
 mod http;
+mod keys;
 mod migrate;
 mod model;
 mod reference;
@@ -39,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dead(args) => dead::run(args),
         Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Keys(args) => keys::run(&args),
         Command::Migrate(args) => migrate::run(args),
         Command::Reference(args) => reference::run(&args),
     }

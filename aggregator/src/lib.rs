@@ -5,6 +5,8 @@
 //!                             ▲  │
 //!          FOREBAY_STATS ──retained── every 5 s, so that counters outlive processes and aggregators
 //!             JetStream ──queue──▶ depth in jobs
+//!
+//! what workers hold, who disconnects ──reaper──▶ a dead worker's work back to the queue, at once
 //! ```
 //!
 //! Any number of aggregators may run: each hears every report and reads the same bucket, so all serve the same page.
@@ -17,6 +19,7 @@ mod ingest;
 pub mod merge;
 pub mod queue;
 mod rates;
+mod reaper;
 pub mod retained;
 mod serve;
 
@@ -37,6 +40,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use hub::Hub;
+use reaper::Reaper;
+pub use reaper::ReaperArgs;
 use retained::Retainer;
 
 /// Settings of the aggregator.
@@ -49,6 +54,8 @@ pub struct AggregatorArgs {
     /// Most series per metric that carry a process name; what is cut is counted in `forebay_series_dropped_total`.
     #[arg(long, env = "FOREBAY_AGGREGATOR_PROCESS_SERIES", default_value_t = 2_000, value_name = "N")]
     pub aggregator_process_series: usize,
+    #[command(flatten)]
+    pub reaper: ReaperArgs,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -84,7 +91,9 @@ pub async fn run(
     let (boot, name) = (BootId::random(), process.name(Role::Aggregator));
     let listener = args.bind().await?;
     let link = broker::connect(&broker, boot, name.as_str(), "stats").await?;
-    run_on(listener, args, broker.stores, link.client.clone(), boot, name, async move { shutdown.fired().await }).await
+    let reaper = Reaper::connect(&args.reaper, &broker, boot, &name).await?;
+    let stores = broker.stores;
+    run_on(listener, args, stores, link.client.clone(), reaper, boot, name, async move { shutdown.fired().await }).await
 }
 
 /// Runs on a connection that exists, until `shutdown` resolves.
@@ -98,14 +107,16 @@ pub async fn run_with(
     process: ProcessName,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    run_on(args.bind().await?, args, StoreArgs::default(), client, boot, process, shutdown).await
+    run_on(args.bind().await?, args, StoreArgs::default(), client, None, boot, process, shutdown).await
 }
 
+#[expect(clippy::too_many_arguments, reason = "the two ways to start, made one")]
 async fn run_on(
     listener: TcpListener,
     args: AggregatorArgs,
     stores: StoreArgs,
     client: Client,
+    reaper: Option<Reaper>,
     boot: BootId,
     process: ProcessName,
     shutdown: impl Future<Output = ()>,
@@ -130,6 +141,9 @@ async fn run_on(
     tasks.spawn(Arc::clone(&retainer).compact());
     tasks.spawn(queue::run(Arc::clone(&hub), js));
     tasks.spawn(gauges::run(Arc::clone(&hub)));
+    if let Some(reaper) = reaper {
+        tasks.spawn(reaper.run(hub.metrics.clone(), stores.args().clone()));
+    }
 
     let ended = tokio::select! {
         () = &mut shutdown => None,

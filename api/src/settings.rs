@@ -75,6 +75,7 @@ pub struct CacheArgs {
 /// Who may use this api.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Access")]
+#[group(id = "ApiAccessArgs")]
 pub struct AccessArgs {
     /// JSON file of tenants with the hashes of their API keys and their limits; read again when it changes. Without keys
     /// everybody may do everything. `forebay api-key new` makes a key and its entry.

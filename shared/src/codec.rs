@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Ask, AskAnswer, Cancel};
+use crate::job::{Ask, AskAnswer, Cancel, Held};
 
 mod older;
 
@@ -43,6 +43,7 @@ pub trait Wire: Serialize + DeserializeOwned {
 
 impl Wire for Ask {}
 impl Wire for AskAnswer {}
+impl Wire for Held {}
 impl Wire for Cancel {}
 
 #[derive(Debug, thiserror::Error)]

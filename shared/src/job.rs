@@ -5,6 +5,7 @@
 //! its own identity, deadline and answer, so a bundle can be taken apart again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -167,3 +168,25 @@ pub struct Live {
     /// Most rows in one of its batches; 0 = unknown.
     pub max_rows: u32,
 }
+
+/// What a worker holds of the queue: said when it has taken something, and in full every [`HELD_INTERVAL`]. Reapers give
+/// back what a dead worker held, and take the absence of these messages for a frozen one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    pub boot: BootId,
+    pub process: ProcessName,
+    pub token: ModelToken,
+    /// Of the connection that the deliveries came over: what an earlier one brought is not held any more.
+    pub epoch: u64,
+    /// One more with each of these messages of a boot, in the order in which they were sent.
+    pub number: u64,
+    /// `acks` is all that it holds, not only what it has just taken.
+    pub full: bool,
+    /// The last of its messages: everything was given back.
+    pub goodbye: bool,
+    /// Acknowledgement subjects of the deliveries.
+    pub acks: Vec<String>,
+}
+
+/// How often a worker says all that it holds, also when that is nothing.
+pub const HELD_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! The contract between forebay's processes: what crosses NATS, under which subjects, in which streams, and how it is
 //! counted. No HTTP server and no model code: `api`, `worker` and `aggregator` depend on this crate, never on each other.
 
+pub mod ack;
 pub mod async_jobs;
 pub mod broker;
 pub mod clock;

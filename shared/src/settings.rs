@@ -1,6 +1,7 @@
 //! Settings that every role takes. Each flag is also an environment variable; the role's own flags live with the role.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -35,17 +36,46 @@ impl FromStr for Secret {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Broker")]
 pub struct BrokerArgs {
-    /// Address of a nats-server with JetStream enabled.
+    /// Address of a nats-server with JetStream enabled; of a cluster, several, separated by commas.
     #[arg(long, env = "FOREBAY_BROKER", default_value = "nats://127.0.0.1:4222", value_name = "URL")]
     pub broker: String,
-    /// Token to authenticate with, if the broker asks for one.
-    #[arg(long, env = "FOREBAY_BROKER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    pub broker_token: Option<Secret>,
+    #[command(flatten)]
+    pub access: BrokerAccessArgs,
     /// How long to wait for the broker at start before giving up.
     #[arg(long, env = "FOREBAY_BROKER_WAIT", default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub broker_wait: Duration,
     #[command(flatten)]
     pub stores: StoreArgs,
+}
+
+impl BrokerArgs {
+    /// The same broker, as somebody else: for a second connection with rights of its own.
+    pub fn with_credentials(&self, file: &Path) -> Self {
+        let access =
+            BrokerAccessArgs { broker_token: None, broker_credentials: Some(file.to_owned()), ..self.access.clone() };
+        Self { access, ..self.clone() }
+    }
+}
+
+/// What the broker asks of those who connect, and how it is recognised.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Broker")]
+pub struct BrokerAccessArgs {
+    /// Token to authenticate with, if the broker asks for one.
+    #[arg(long, env = "FOREBAY_BROKER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub broker_token: Option<Secret>,
+    /// File with this role's nkey seed, as `forebay keys` writes it, or a .creds file.
+    #[arg(long, env = "FOREBAY_BROKER_CREDENTIALS", value_name = "FILE")]
+    pub broker_credentials: Option<PathBuf>,
+    /// Certificate authority that the broker's certificate must come from; turns TLS on.
+    #[arg(long, env = "FOREBAY_BROKER_CA", value_name = "FILE")]
+    pub broker_ca: Option<PathBuf>,
+    /// Certificate to show to a broker that asks for one.
+    #[arg(long, env = "FOREBAY_BROKER_CERT", value_name = "FILE")]
+    pub broker_cert: Option<PathBuf>,
+    /// Private key of that certificate.
+    #[arg(long, env = "FOREBAY_BROKER_KEY", value_name = "FILE")]
+    pub broker_key: Option<PathBuf>,
 }
 
 /// How safely the fleet's queues and stores keep what they are given. The same for all processes of a fleet.

@@ -163,9 +163,37 @@ pub const DEAD_ALL: &str = "forebay.dead.*.*";
 /// Where the broker says which messages it has given up delivering.
 pub const ADVISORIES_MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>";
 
+/// Where the broker tells its system account that a client of any account has come.
+pub const SYS_CONNECTS: &str = "$SYS.ACCOUNT.*.CONNECT";
+/// The same for a client that has gone.
+pub const SYS_DISCONNECTS: &str = "$SYS.ACCOUNT.*.DISCONNECT";
+/// A broker of the cluster that ends in order.
+pub const SYS_SHUTDOWNS: &str = "$SYS.SERVER.*.SHUTDOWN";
+/// Every broker answers with its clients.
+pub const SYS_CONNECTIONS: &str = "$SYS.REQ.SERVER.PING.CONNZ";
+
+/// Where one broker is asked to drop a client.
+pub fn sys_kick(server: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server}.KICK")
+}
+
+/// The user's part of an inbox: the beginning of its public key, so that nobody can be allowed to read another's inbox
+/// without being allowed to read all of them.
+pub fn inbox_owner(public_key: &str) -> &str {
+    public_key.get(..13).unwrap_or(public_key)
+}
+
+/// All inboxes of one user.
+pub fn inboxes(public_key: &str) -> String {
+    format!("_INBOX.{}.>", inbox_owner(public_key))
+}
+
 /// Prefix of a process' own inboxes: per boot, so that a late reply to an earlier life cannot be taken for ours.
-pub fn inbox_prefix(boot: BootId) -> String {
-    format!("_INBOX.{boot}")
+pub fn inbox_prefix(public_key: Option<&str>, boot: BootId) -> String {
+    match public_key {
+        Some(key) => format!("_INBOX.{}.{boot}", inbox_owner(key)),
+        None => format!("_INBOX.{boot}"),
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use forebay_shared::broker::{self, Link};
+use forebay_shared::broker::{self, ConnectError, Link};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::BootId;
-use forebay_shared::settings::{BrokerArgs, Secret, StoreArgs};
+use forebay_shared::settings::{BrokerAccessArgs, BrokerArgs, StoreArgs};
 use forebay_shared::streams::MODELS_STREAM;
 
 use super::{Finding, Level};
@@ -16,16 +16,16 @@ const WAIT: Duration = Duration::from_millis(500);
 const LARGE_OFFSET_SECONDS: f64 = 1.0;
 
 /// Asks the broker at `url`. Without one, the usual address is tried, and its absence is no fault.
-pub(super) async fn examine(url: Option<&str>, token: Option<Secret>) -> Vec<Finding> {
+pub(super) async fn examine(url: Option<&str>, access: BrokerAccessArgs) -> Vec<Finding> {
     let args = BrokerArgs {
         broker: url.unwrap_or(DEFAULT_URL).to_owned(),
-        broker_token: token,
+        access,
         broker_wait: WAIT,
         stores: StoreArgs::default(),
     };
     let link = match broker::connect(&args, BootId::random(), "doctor", "examine").await {
         Ok(link) => link,
-        Err(_) if url.is_none() => {
+        Err(ConnectError::Unreachable { .. }) if url.is_none() => {
             return vec![Finding::ok("broker", format!("none at {DEFAULT_URL}; forebay up brings its own"))];
         }
         Err(error) => {

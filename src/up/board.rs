@@ -151,6 +151,7 @@ mod tests {
             name: "worker-1".to_owned(),
             program: "forebay".into(),
             args: Vec::new(),
+            env: Vec::new(),
             addr: ([127, 0, 0, 1], 9000).into(),
             monitor_addr: None,
             starting: "starting mini".to_owned(),

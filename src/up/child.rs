@@ -17,7 +17,15 @@ use tokio::process::{Child, Command};
 use super::plan::Spec;
 
 /// What a user may have set for one process, but must not hold for all.
-const PER_PROCESS_ENV: [&str; 3] = ["FOREBAY_PROCESS_NAME", "FOREBAY_ADVERTISE_ADDR", "FOREBAY_BROKER_TOKEN"];
+const PER_PROCESS_ENV: [&str; 7] = [
+    "FOREBAY_PROCESS_NAME",
+    "FOREBAY_ADVERTISE_ADDR",
+    "FOREBAY_BROKER_TOKEN",
+    "FOREBAY_BROKER_CREDENTIALS",
+    "FOREBAY_BROKER_CA",
+    "FOREBAY_BROKER_CERT",
+    "FOREBAY_BROKER_KEY",
+];
 
 /// Starts the process with both its outputs in `log`. Settings of the user's environment reach it, flags go first.
 pub fn spawn(spec: &Spec, log: File) -> io::Result<Child> {
@@ -34,6 +42,7 @@ pub fn spawn(spec: &Spec, log: File) -> io::Result<Child> {
     for name in PER_PROCESS_ENV {
         command.env_remove(name);
     }
+    command.envs(spec.env.iter().map(|(name, value)| (name, value)));
     // SAFETY: between fork and exec only async-signal-safe calls are made (prctl, getppid), and nothing is allocated.
     unsafe {
         command.pre_exec(move || {

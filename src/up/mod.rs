@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use forebay_shared::settings::LogArgs;
 use serde_json::Value;
 
@@ -62,6 +62,12 @@ pub struct UpArgs {
     /// Folder for the queue, the logs and the list of processes. Two systems need two of them.
     #[arg(long, env = "FOREBAY_STORE", default_value = ".forebay", value_name = "DIR")]
     store: PathBuf,
+    /// How safely jobs are kept.
+    #[arg(long, env = "FOREBAY_DURABILITY", value_enum, default_value_t = UpDurability::File)]
+    durability: UpDurability,
+    /// Encrypt the queue's files with the key in this file, as `forebay keys` makes one (store.key).
+    #[arg(long, env = "FOREBAY_STORE_KEY_FILE", value_name = "FILE")]
+    store_key_file: Option<PathBuf>,
     /// Where the broker listens [default: a free port on loopback].
     #[arg(long, env = "FOREBAY_NATS_ADDR", value_name = "ADDR")]
     nats_addr: Option<SocketAddr>,
@@ -81,6 +87,27 @@ pub struct UpArgs {
     log: LogArgs,
 }
 
+/// What one broker can promise. Replicated queues need three of them, which `up` does not run.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum UpDurability {
+    /// In the broker's memory: lost when the broker ends.
+    Memory,
+    /// On disk: survives the broker's process; a power loss can cost up to two minutes.
+    File,
+    /// On disk, and acknowledged only when it is there: survives a power loss; every message waits for the disk.
+    Fsync,
+}
+
+impl UpDurability {
+    /// The setting of the roles: how often the broker writes is the broker's.
+    const fn of_streams(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::File | Self::Fsync => "file",
+        }
+    }
+}
+
 pub fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     // One thread on purpose: children are tied to the life of the thread that starts them, see `child`.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,6 +122,7 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.store)?;
     let plan = Plan::new(&args, &server, &store)?;
     preflight::check(&plan, &store)?;
+    store.unlock(plan.key_fingerprint.as_deref())?;
     nats::write_config(&plan, &store)?;
 
     let mut fleet = Fleet::start(plan.processes, store, args.stop_grace)?;

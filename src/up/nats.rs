@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use super::UpDurability;
 use super::plan::Plan;
 use super::store::Store;
 use crate::host;
@@ -15,7 +16,10 @@ const OLDEST_VERSION: (u32, u32) = (2, 11);
 const LARGEST_STORE_BYTES: u64 = 64 << 30;
 /// Streams reserve their bounds when they are created: one per model, and buckets beside them.
 const RESERVED_PER_MODEL_BYTES: u64 = 2 << 30;
-const RESERVED_BYTES: u64 = 4 << 30;
+const RESERVED_BYTES: u64 = 12 << 30;
+const MEMORY_BYTES: u64 = 256 << 20;
+/// The key reaches the broker in its environment, so that it stands in no file but the user's own.
+pub const STORE_KEY_ENV: &str = "FOREBAY_STORE_KEY";
 
 /// The binary to run: the one named, else on PATH, else where `make setup` puts it.
 ///
@@ -78,15 +82,26 @@ pub fn write_config(plan: &Plan, store: &Store) -> anyhow::Result<()> {
 fn config(plan: &Plan, store: &Path, disk_free_bytes: u64) -> anyhow::Result<String> {
     let reserved = RESERVED_BYTES + RESERVED_PER_MODEL_BYTES * plan.models.len() as u64;
     let max_file = (disk_free_bytes / 5 * 4).min(LARGEST_STORE_BYTES).max(reserved);
+    let max_memory = match plan.durability {
+        UpDurability::Memory => reserved,
+        UpDurability::File | UpDurability::Fsync => MEMORY_BYTES,
+    };
     // A JSON string is a quoted string of this format too.
     let store_dir = serde_json::to_string(&store.join("jetstream").to_string_lossy())?;
+    let sync = if plan.durability == UpDurability::Fsync { "  sync_interval: always\n" } else { "" };
+    let cipher = if plan.key_fingerprint.is_some() {
+        format!("  cipher: chachapoly\n  key: ${STORE_KEY_ENV}\n")
+    } else {
+        String::new()
+    };
     Ok(format!(
         "# Written by forebay up; changes are lost at the next start.\n\
          server_name: forebay-up\n\
          listen: \"{}\"\n\
          http: \"{}\"\n\
          max_payload: 1MB\n\
-         jetstream {{\n  store_dir: {store_dir}\n  max_memory_store: 256MB\n  max_file_store: {max_file}\n}}\n",
+         include ./keys/accounts.conf\n\
+         jetstream {{\n  store_dir: {store_dir}\n  max_memory_store: {max_memory}\n  max_file_store: {max_file}\n{sync}{cipher}}}\n",
         plan.addresses.nats, plan.addresses.nats_monitor
     ))
 }
@@ -106,6 +121,8 @@ mod tests {
                 nats: addr(4222),
                 nats_monitor: addr(8222),
             },
+            durability: UpDurability::File,
+            key_fingerprint: None,
             processes: Vec::new(),
         }
     }
@@ -115,7 +132,20 @@ mod tests {
         let of = |models, free| config(&plan(models), Path::new("/store"), free).unwrap();
         assert!(of(1, 10 << 40).contains(&format!("max_file_store: {LARGEST_STORE_BYTES}\n")));
         assert!(of(1, 50_000_000_000).contains("max_file_store: 40000000000\n"));
-        assert!(of(3, 0).contains(&format!("max_file_store: {}\n", 10u64 << 30)));
+        assert!(of(3, 0).contains(&format!("max_file_store: {}\n", 18u64 << 30)));
+    }
+
+    #[test]
+    fn durability_and_encryption_are_the_brokers_affair() {
+        let of = |durability, encrypted: bool| {
+            let key_fingerprint = encrypted.then(|| "f".to_owned());
+            config(&Plan { durability, key_fingerprint, ..plan(1) }, Path::new("/store"), 0).unwrap()
+        };
+        let plain = of(UpDurability::File, false);
+        assert!(!plain.contains("sync_interval") && !plain.contains("cipher"), "{plain}");
+        assert!(of(UpDurability::Fsync, false).contains("sync_interval: always"));
+        assert!(of(UpDurability::Memory, false).contains(&format!("max_memory_store: {}\n", 14u64 << 30)));
+        assert!(of(UpDurability::File, true).contains("cipher: chachapoly\n  key: $FOREBAY_STORE_KEY\n"));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use forebay_shared::settings::LogFormat;
 
-use super::UpArgs;
 use super::nats;
 use super::store::Store;
+use super::{UpArgs, UpDurability};
 use crate::host;
+use crate::keys::{self, Keys, User};
 use crate::model::Model;
 
 /// In the order in which they stop: first the door, then the work, then those who watch, last the queue.
@@ -34,6 +35,16 @@ impl Kind {
         }
     }
 
+    /// Who it is for the broker.
+    const fn user(self) -> Option<User> {
+        match self {
+            Self::Api => Some(User::Api),
+            Self::Worker => Some(User::Worker),
+            Self::Aggregator => Some(User::Aggregator),
+            Self::NatsServer => None,
+        }
+    }
+
     /// Path that answers 200 once the process does its work.
     pub const fn probe_path(self) -> &'static str {
         match self {
@@ -52,6 +63,8 @@ pub struct Spec {
     pub name: String,
     pub program: PathBuf,
     pub args: Vec<OsString>,
+    /// Beside the user's own.
+    pub env: Vec<(&'static str, String)>,
     pub addr: SocketAddr,
     /// Only nats-server has its status pages at another address.
     pub monitor_addr: Option<SocketAddr>,
@@ -78,6 +91,9 @@ pub struct Addresses {
 pub struct Plan {
     pub models: Vec<Model>,
     pub addresses: Addresses,
+    pub durability: UpDurability,
+    /// Of the key with which the queue's files are encrypted.
+    pub key_fingerprint: Option<String>,
     pub processes: Vec<Spec>,
 }
 
@@ -117,13 +133,15 @@ impl Plan {
         let aggregator = pick(Some(args.aggregator_addr))?;
         let threads = args.threads_per_worker.map_or((host::cores() / workers).max(1), usize::from);
 
-        let role = RoleCommand::new(args, nats)?;
+        let store_key = args.store_key_file.as_deref().map(keys::read_store_key).transpose()?;
+        let role = RoleCommand::new(args, nats, store)?;
         let mut processes = vec![
             Spec {
                 kind: Kind::NatsServer,
                 name: "nats-server".to_owned(),
                 program: server.to_owned(),
                 args: vec!["-c".into(), nats::config_path(store).into()],
+                env: store_key.iter().map(|key| (nats::STORE_KEY_ENV, key.clone())).collect(),
                 addr: nats,
                 monitor_addr: Some(nats_monitor),
                 starting: "starting".to_owned(),
@@ -140,7 +158,9 @@ impl Plan {
             spec.starting = format!("starting {}", model.name);
             processes.push(spec);
         }
-        Ok(Self { models, addresses: Addresses { api, aggregator, nats, nats_monitor }, processes })
+        let key_fingerprint = store_key.as_deref().map(keys::fingerprint);
+        let addresses = Addresses { api, aggregator, nats, nats_monitor };
+        Ok(Self { models, addresses, durability: args.durability, key_fingerprint, processes })
     }
 }
 
@@ -148,18 +168,32 @@ impl Plan {
 struct RoleCommand {
     program: PathBuf,
     shared: Vec<String>,
+    keys: Keys,
 }
 
 impl RoleCommand {
-    fn new(args: &UpArgs, nats: SocketAddr) -> anyhow::Result<Self> {
+    fn new(args: &UpArgs, nats: SocketAddr, store: &Store) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find my own executable")?;
         let format = match args.log.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
         let broker = format!("nats://{}", host::reachable(nats));
-        let shared = ["--broker", &broker, "--log", &args.log.log, "--log-format", format].map(str::to_owned).to_vec();
-        Ok(Self { program, shared })
+        let durability = args.durability.of_streams();
+        let shared = [
+            ["--broker", broker.as_str()],
+            ["--durability", durability],
+            ["--log", &args.log.log],
+            ["--log-format", format],
+        ];
+        let shared = shared.as_flattened().iter().map(ToString::to_string).collect();
+        Ok(Self { program, shared, keys: Keys::ensure(&store.keys(), false)? })
+    }
+
+    /// The connections with which an aggregator brings back the work of dead workers.
+    fn reaper_env(&self) -> Vec<(&'static str, String)> {
+        let file = |user| self.keys.seed(user).to_string_lossy().into_owned();
+        vec![("FOREBAY_SYSTEM_CREDENTIALS", file(User::System)), ("FOREBAY_REAPER_CREDENTIALS", file(User::Reaper))]
     }
 
     fn spec(&self, kind: Kind, number: usize, addr: SocketAddr, own: &[&str]) -> Spec {
@@ -169,18 +203,21 @@ impl RoleCommand {
         // An aggregator is in nobody's list of targets: Prometheus is told of it.
         let named = if kind == Kind::Aggregator { &named[..2] } else { &named[..] };
         let shared = self.shared.iter().map(String::as_str);
+        let credentials = kind.user().map(|user| ["--broker-credentials".into(), self.keys.seed(user).into()]);
         let args = [kind.as_str()]
             .into_iter()
             .chain(own.iter().copied())
             .chain(shared)
             .chain(named.iter().copied())
             .map(OsString::from)
+            .chain(credentials.into_iter().flatten())
             .collect();
         Spec {
             kind,
             name,
             program: self.program.clone(),
             args,
+            env: if kind == Kind::Aggregator { self.reaper_env() } else { Vec::new() },
             addr,
             monitor_addr: None,
             starting: "starting".to_owned(),

@@ -1,6 +1,6 @@
 //! The folder of one system: its lock, its logs, the list of its processes, and the broker's files.
 //!
-//! lock · processes.json · nats.conf · jetstream/ · logs/NAME.log (and .log.old of the start before)
+//! lock · processes.json · nats.conf · keys/ · encrypted (which key, not the key) · jetstream/ · logs/NAME.log (and .log.old of the start before)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -57,6 +57,32 @@ impl Store {
 
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
+    }
+
+    pub fn keys(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    /// Keeps the broker from a store that it cannot read with this key: it would say so in a warning, and start empty.
+    /// A store that is not encrypted yet is encrypted by the broker when there is a key.
+    pub fn unlock(&self, key_fingerprint: Option<&str>) -> anyhow::Result<()> {
+        let (mark, dir) = (self.dir.join("encrypted"), self.dir.display());
+        let known = match fs::read_to_string(&mark) {
+            Ok(known) => Some(known),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", mark.display())),
+        };
+        match (known.as_deref().map(str::trim), key_fingerprint) {
+            (None, None) => Ok(()),
+            (None, Some(ours)) => fs::write(&mark, ours).with_context(|| format!("cannot write {}", mark.display())),
+            (Some(known), Some(ours)) if known == ours => Ok(()),
+            (Some(_), Some(_)) => bail!(
+                "--store-key-file holds another key than {dir} was encrypted with; name that one, or choose another folder with --store"
+            ),
+            (Some(_), None) => bail!(
+                "the queue in {dir} is encrypted; name its key with --store-key-file, or choose another folder with --store"
+            ),
+        }
     }
 
     pub fn log(&self, process: &str) -> PathBuf {
@@ -162,6 +188,17 @@ mod tests {
         assert_eq!(store.last_words("worker-1", end).unwrap().unwrap(), "just now");
         store.begin_log("worker-1").unwrap();
         assert_eq!(store.append_log("worker-1").unwrap().1, 0);
+    }
+
+    #[test]
+    fn an_encrypted_store_is_opened_with_its_own_key_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.unlock(None).unwrap();
+        store.unlock(Some("one")).unwrap();
+        store.unlock(Some("one")).unwrap();
+        assert!(store.unlock(Some("two")).unwrap_err().to_string().contains("another key"));
+        assert!(store.unlock(None).unwrap_err().to_string().contains("--store-key-file"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -30,6 +31,10 @@ pub struct ClusterOptions {
     /// Additional flags of each worker and each api.
     pub worker_args: Vec<String>,
     pub api_args: Vec<String>,
+    /// One, or three that are a cluster.
+    pub brokers: usize,
+    /// Gives aggregators what they need to bring back the work of dead workers.
+    pub reapers: bool,
     /// Lets processes in other network namespaces reach the broker.
     pub listen_everywhere: bool,
 }
@@ -44,6 +49,8 @@ impl Default for ClusterOptions {
             env: Vec::new(),
             worker_args: Vec::new(),
             api_args: Vec::new(),
+            brokers: 1,
+            reapers: false,
             listen_everywhere: false,
         }
     }
@@ -56,8 +63,8 @@ pub struct Cluster {
     apis: Vec<Process>,
     workers: Vec<Process>,
     aggregators: Vec<Process>,
-    nats: Process,
-    nats_port: Port,
+    brokers: Vec<Process>,
+    broker_addrs: Vec<SocketAddr>,
     /// All others: a process that is down keeps its own.
     ports: Vec<Port>,
     folder: Option<TempDir>,
@@ -69,33 +76,41 @@ impl Cluster {
         let folder =
             tempfile::Builder::new().prefix("forebay-test-").tempdir().expect("the temporary folder can be written");
         std::fs::create_dir(folder.path().join("logs")).unwrap();
-        let (nats_port, nats_monitor) = (Port::reserve(), Port::reserve());
-        let mut listen = nats_port.addr();
-        if options.listen_everywhere {
-            listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+        make_keys(folder.path());
+        let ports: Vec<[Port; 3]> = (0..options.brokers).map(|_| std::array::from_fn(|_| Port::reserve())).collect();
+        let routes: Vec<SocketAddr> = ports.iter().map(|[_, _, route]| route.addr()).collect();
+        let routes = if options.brokers == 1 { &[] } else { routes.as_slice() };
+        let mut brokers = Vec::new();
+        for (index, [client, monitor, _]) in ports.iter().enumerate() {
+            let mut listen = client.addr();
+            if options.listen_everywhere {
+                listen.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+            }
+            let config = write_nats_config(folder.path(), index, listen, monitor.addr(), routes);
+            let spec = Spec {
+                name: broker_name(index),
+                program: nats_server(),
+                args: vec!["-c".to_owned(), config.display().to_string()],
+                env: Vec::new(),
+                addr: client.addr(),
+                ready_addr: monitor.addr(),
+                ready_path: "/healthz",
+            };
+            brokers.push(Process::start(spec, &folder.path().join("logs")));
         }
-        let config = write_nats_config(folder.path(), listen, nats_monitor.addr());
-        let nats = Spec {
-            name: "nats-server".to_owned(),
-            program: nats_server(),
-            args: vec!["-c".to_owned(), config.display().to_string()],
-            env: Vec::new(),
-            addr: nats_port.addr(),
-            ready_addr: nats_monitor.addr(),
-            ready_path: "/healthz",
-        };
-        let nats = Process::start(nats, &folder.path().join("logs"));
         let mut cluster = Self {
             apis: Vec::new(),
             workers: Vec::new(),
             aggregators: Vec::new(),
-            nats,
-            nats_port,
-            ports: vec![nats_monitor],
+            brokers,
+            broker_addrs: ports.iter().map(|[client, ..]| client.addr()).collect(),
+            ports: ports.into_iter().flatten().collect(),
             folder: Some(folder),
             options,
         };
-        cluster.nats.ready(START_LIMIT).await;
+        for broker in &cluster.brokers {
+            broker.ready(START_LIMIT).await;
+        }
         (0..cluster.options.aggregators).for_each(|_| cluster.add_aggregator());
         (0..cluster.options.apis).for_each(|_| cluster.add_api());
         (0..cluster.options.workers).for_each(|_| cluster.add_worker());
@@ -133,10 +148,11 @@ impl Cluster {
     pub fn add_worker_in(&mut self, netns: &Netns) {
         let port = Port::reserve();
         let addr = SocketAddr::from((netns.guest, port.addr().port()));
-        let broker = format!("nats://{}:{}", netns.host, self.nats_port.addr().port());
+        let broker = format!("nats://{}:{}", netns.host, self.broker_addrs[0].port());
         let name = format!("worker-{}", self.workers.len() + 1);
         let program = env!("CARGO_BIN_EXE_forebay");
         let flags = ["worker", "--metrics-addr", &addr.to_string(), "--broker", &broker, "--process-name", &name];
+        let credentials = ["--broker-credentials".to_owned(), self.credentials("worker")];
         let model = ["--model", &self.options.model];
         let [first, args @ ..] = netns.exec();
         let args =
@@ -145,7 +161,7 @@ impl Cluster {
         let spec = Spec {
             name: name.clone(),
             program: first.into(),
-            args: args.chain(self.options.worker_args.clone()).collect(),
+            args: args.chain(credentials).chain(self.options.worker_args.clone()).collect(),
             env: env.collect(),
             addr,
             ready_addr: addr,
@@ -162,7 +178,11 @@ impl Cluster {
 
     fn add_aggregator(&mut self) {
         let index = self.aggregators.len();
-        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", Vec::new(), &[]);
+        let files = [self.credentials("system"), self.credentials("reaper")];
+        let env =
+            [("FOREBAY_SYSTEM_CREDENTIALS", files[0].as_str()), ("FOREBAY_REAPER_CREDENTIALS", files[1].as_str())];
+        let env = if self.options.reapers { env.as_slice() } else { &[] };
+        let aggregator = self.role("aggregator", index, "--aggregator-addr", "/metrics", Vec::new(), env);
         self.aggregators.push(aggregator);
     }
 
@@ -179,14 +199,15 @@ impl Cluster {
         let addr = port.addr();
         self.ports.push(port);
         let name = format!("{role}-{}", index + 1);
-        let fixed = [role, addr_flag, &addr.to_string(), "--broker", &self.broker_url(), "--process-name", &name]
-            .map(str::to_owned);
+        let broker =
+            ["--broker", &self.broker_url(), "--broker-credentials", &self.credentials(role)].map(str::to_owned);
+        let fixed = [role, addr_flag, &addr.to_string(), "--process-name", &name].map(str::to_owned);
         let shared_env = self.options.env.iter().map(|(name, value)| (*name, value.as_str()));
         // What is tested is the queue: equal inputs must take it, too. A test of the cache says so in `env`.
         let env = [("FOREBAY_CACHE_BYTES", "0")].into_iter().chain(shared_env).chain(own_env.iter().copied());
         let spec = Spec {
             program: env!("CARGO_BIN_EXE_forebay").into(),
-            args: fixed.into_iter().chain(own).collect(),
+            args: fixed.into_iter().chain(broker).chain(own).collect(),
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             addr,
             ready_addr: addr,
@@ -208,8 +229,19 @@ impl Cluster {
         &self.aggregators[index]
     }
 
+    /// The only broker.
     pub fn nats(&self) -> &Process {
-        &self.nats
+        assert_eq!(self.brokers.len(), 1);
+        &self.brokers[0]
+    }
+
+    pub fn brokers(&self) -> &[Process] {
+        &self.brokers
+    }
+
+    /// The file of a role's key: `api`, `worker`, `operator` … The test itself may connect without one, as operator.
+    pub fn credentials(&self, user: &str) -> String {
+        self.folder().join("keys").join(format!("{user}.nk")).display().to_string()
     }
 
     pub fn workers(&self) -> &[Process] {
@@ -221,7 +253,7 @@ impl Cluster {
     }
 
     pub fn broker_url(&self) -> String {
-        format!("nats://{}", self.nats_port.addr())
+        self.broker_addrs.iter().map(|addr| format!("nats://{addr}")).collect::<Vec<_>>().join(",")
     }
 
     /// What clients call the model.
@@ -230,21 +262,27 @@ impl Cluster {
         if Path::new(model).is_dir() { model.rsplit('/').next().unwrap_or(model) } else { model }
     }
 
+    /// Of the brokers' files, logs and keys.
+    pub fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path()
+    }
+
     fn logs(&self) -> PathBuf {
-        self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path().join("logs")
+        self.folder().join("logs")
     }
 
     /// Kills the broker and starts it again on the same port and store, `down` later.
     pub async fn restart_nats(&self, down: Duration) {
-        self.nats.kill9();
+        self.nats().kill9();
         tokio::time::sleep(down).await;
-        self.nats.restart();
-        self.nats.ready(START_LIMIT).await;
+        self.nats().restart();
+        self.nats().ready(START_LIMIT).await;
     }
 
-    /// A connection to the broker for the test itself.
+    /// A connection to the broker for the test itself, as operator.
     pub async fn broker_client(&self) -> async_nats::Client {
-        async_nats::connect(self.broker_url()).await.expect("the broker can be reached")
+        let urls: Vec<String> = self.broker_addrs.iter().map(|addr| format!("nats://{addr}")).collect();
+        async_nats::connect(urls).await.expect("a broker can be reached")
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -263,8 +301,8 @@ impl Cluster {
                 assert!(status.success(), "{} ended with {status}\n{}", process.name(), process.log_tail(LOG_LINES));
             }
         }
-        if self.nats.is_running() {
-            self.nats.terminate(STOP_LIMIT).await;
+        for broker in self.brokers.iter().filter(|broker| broker.is_running()) {
+            broker.terminate(STOP_LIMIT).await;
         }
     }
 }
@@ -274,7 +312,7 @@ impl Drop for Cluster {
         if !std::thread::panicking() {
             return;
         }
-        for process in self.apis.iter().chain(&self.workers).chain(&self.aggregators).chain([&self.nats]) {
+        for process in self.apis.iter().chain(&self.workers).chain(&self.aggregators).chain(&self.brokers) {
             eprintln!("{}", process.log_tail(LOG_LINES));
         }
         if let Some(folder) = self.folder.take() {
@@ -283,12 +321,40 @@ impl Drop for Cluster {
     }
 }
 
-fn write_nats_config(folder: &Path, addr: SocketAddr, monitor: SocketAddr) -> PathBuf {
-    let path = folder.join("nats.conf");
-    let store = folder.join("jetstream");
+fn broker_name(index: usize) -> String {
+    if index == 0 { "nats-server".to_owned() } else { format!("nats-server-{}", index + 1) }
+}
+
+/// Keys and accounts.conf, as an operator would make them.
+pub fn make_keys(folder: &Path) {
+    let made = Command::new(env!("CARGO_BIN_EXE_forebay")).arg("keys").arg(folder.join("keys")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// Who connects without credentials is the operator: the test itself. `routes`: of all brokers of a cluster.
+fn write_nats_config(
+    folder: &Path,
+    index: usize,
+    addr: SocketAddr,
+    monitor: SocketAddr,
+    routes: &[SocketAddr],
+) -> PathBuf {
+    let name = broker_name(index);
+    let path = folder.join(format!("{name}.conf"));
+    let store = folder.join("jetstream").join(&name);
+    let seed = std::fs::read_to_string(folder.join("keys/operator.nk")).unwrap();
+    let operator = nkeys::KeyPair::from_seed(seed.trim()).unwrap().public_key();
+    let cluster = match routes.get(index) {
+        Some(own) => {
+            let routes: Vec<String> = routes.iter().map(|route| format!("\"nats://{route}\"")).collect();
+            format!("cluster {{\n  name: test\n  listen: \"{own}\"\n  routes: [{}]\n}}\n", routes.join(", "))
+        }
+        None => String::new(),
+    };
     let config = format!(
-        "server_name: test\nlisten: \"{addr}\"\nhttp: \"{monitor}\"\n\
-         jetstream {{\n  store_dir: \"{}\"\n  max_file_store: 16GB\n  max_memory_store: 256MB\n}}\n",
+        "server_name: {name}\nlisten: \"{addr}\"\nhttp: \"{monitor}\"\n\
+         include ./keys/accounts.conf\nno_auth_user: {operator}\n{cluster}\
+         jetstream {{\n  store_dir: \"{}\"\n  max_file_store: 32GB\n  max_memory_store: 16GB\n}}\n",
         store.display()
     );
     std::fs::write(&path, config).unwrap();
@@ -296,7 +362,7 @@ fn write_nats_config(folder: &Path, addr: SocketAddr, monitor: SocketAddr) -> Pa
 }
 
 /// The one named by FOREBAY_NATS_SERVER, or on PATH, or in the project's .cache.
-fn nats_server() -> PathBuf {
+pub fn nats_server() -> PathBuf {
     if let Some(named) = std::env::var_os("FOREBAY_NATS_SERVER") {
         return named.into();
     }

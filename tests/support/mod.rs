@@ -18,6 +18,7 @@
 pub mod batch;
 pub mod client;
 pub mod cluster;
+pub mod holdings;
 pub mod load;
 pub mod netns;
 pub mod ports;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, ClusterOptions};
+pub use holdings::{Holdings, Taken};
 pub use load::{Load, RunningLoad};
 pub use process::Process;
 pub use report::Report;

@@ -49,7 +49,7 @@ pub async fn is_empty_in_the_end(cluster: &Cluster) {
 }
 
 async fn job_streams(cluster: &Cluster) -> Vec<Stream> {
-    let client = async_nats::connect(cluster.broker_url()).await.unwrap();
+    let client = cluster.broker_client().await;
     let js = jetstream::new(client);
     let names: Vec<String> = js.stream_names().map(Result::unwrap).collect().await;
     let mut streams = Vec::new();

@@ -2,8 +2,9 @@
 //!
 //! The broker matches acknowledgements by stream sequence alone, so a stale one would remove somebody else's delivery.
 //! Hence the **fence**: a delivery is ours only within the connection it came over (its epoch) and until its lease ends
-//! (`ack_wait` after the delivery or the last progress report). Past either, this worker sends no nak, ack or progress
-//! for it. Answers are always safe to send: the api takes the first for each job.
+//! (`ack_wait` after the delivery or the last progress report), and not while this process may have been stopped (see
+//! [`crate::fence`]). Past any of these, this worker sends no nak, ack or progress for it. Answers are always safe to
+//! send: the api takes the first for each job.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use forebay_shared::ids::{BootId, Lane};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+
+use crate::fence::Fence;
 
 /// A lease is given up this much before the broker's end of it, for the time a message needs to get there.
 const LEASE_MARGIN: Duration = Duration::from_millis(250);
@@ -27,6 +30,7 @@ pub struct Delivery {
     pub(crate) wire: u8,
     key: (Lane, u64),
     epoch: u64,
+    fence: Arc<Mutex<Fence>>,
     taken: Instant,
     /// How long the broker lends it, less the time a message needs to get there.
     lease: Duration,
@@ -49,7 +53,7 @@ pub(crate) struct Taken {
 }
 
 impl Delivery {
-    fn new(taken: Taken, lease: Duration, now: Instant) -> Self {
+    fn new(taken: Taken, fence: Arc<Mutex<Fence>>, lease: Duration, since: Instant) -> Self {
         let Taken { api, bundle, ack, lane, wire, consumer_seq, epoch, jobs } = taken;
         Self {
             api,
@@ -59,7 +63,8 @@ impl Delivery {
             wire,
             key: (lane, consumer_seq),
             epoch,
-            taken: now,
+            fence,
+            taken: since,
             lease,
             lease_ms: AtomicU64::new(lease.as_millis() as u64),
             jobs_left: AtomicUsize::new(jobs),
@@ -68,7 +73,7 @@ impl Delivery {
 
     /// Whether the broker still takes our word for this delivery.
     pub(crate) fn is_ours(&self, epoch: u64, now: Instant) -> bool {
-        self.epoch == epoch && !self.lease_over(now)
+        self.epoch == epoch && !self.lease_over(now) && self.fence.lock().is_open(epoch, now)
     }
 
     /// By now the broker has handed the message to somebody else.
@@ -86,17 +91,19 @@ impl Delivery {
 #[derive(Debug)]
 pub struct Deliveries {
     held: Mutex<FxHashMap<(Lane, u64), Arc<Delivery>>>,
+    fence: Arc<Mutex<Fence>>,
     lease: Duration,
 }
 
 impl Deliveries {
     /// `ack_wait`: the consumers' own, see [`forebay_shared::streams::ack_wait`].
-    pub(crate) fn new(ack_wait: Duration) -> Self {
-        Self { held: Mutex::default(), lease: ack_wait.saturating_sub(LEASE_MARGIN) }
+    pub(crate) fn new(ack_wait: Duration, fence: Arc<Mutex<Fence>>) -> Self {
+        Self { held: Mutex::default(), fence, lease: ack_wait.saturating_sub(LEASE_MARGIN) }
     }
 
-    pub(crate) fn take(&self, taken: Taken, now: Instant) -> Arc<Delivery> {
-        let delivery = Arc::new(Delivery::new(taken, self.lease, now));
+    /// `since`: the broker lent it then, or later.
+    pub(crate) fn take(&self, taken: Taken, since: Instant) -> Arc<Delivery> {
+        let delivery = Arc::new(Delivery::new(taken, Arc::clone(&self.fence), self.lease, since));
         self.held.lock().insert(delivery.key, Arc::clone(&delivery));
         delivery
     }
@@ -118,6 +125,12 @@ impl Deliveries {
             delivery.ack.clone()
         })
         .collect()
+    }
+
+    /// Acknowledgement subjects of everything that is ours.
+    pub(crate) fn ours(&self, epoch: u64, now: Instant) -> Vec<String> {
+        let held = self.held.lock();
+        held.values().filter(|delivery| delivery.is_ours(epoch, now)).map(|delivery| delivery.ack.clone()).collect()
     }
 
     /// Subjects on which to give back everything that is still ours.
@@ -149,9 +162,31 @@ mod tests {
         }
     }
 
+    /// Deliveries, and a clock that somebody looks at.
+    struct Bench {
+        deliveries: Deliveries,
+        fence: Arc<Mutex<Fence>>,
+        origin: Instant,
+    }
+
+    impl Bench {
+        fn new(epoch: u64) -> Self {
+            let origin = Instant::now();
+            let fence = Arc::new(Mutex::new(Fence::new(epoch, origin)));
+            Self { deliveries: Deliveries::new(Duration::from_secs(5), Arc::clone(&fence)), fence, origin }
+        }
+
+        /// The time `seconds` after the beginning, with the process running all the while.
+        fn at(&self, seconds: u64) -> Instant {
+            let now = self.origin + Duration::from_secs(seconds);
+            *self.fence.lock() = Fence::new(2, now);
+            now
+        }
+    }
+
     #[test]
     fn a_delivery_is_held_until_its_last_job_is_answered() {
-        let deliveries = Deliveries::new(Duration::from_secs(5));
+        let Bench { deliveries, .. } = Bench::new(2);
         let delivery = deliveries.take(taken(1, 1, 3), Instant::now());
         deliveries.finished(&delivery, 2);
         assert!(!deliveries.is_empty());
@@ -161,17 +196,32 @@ mod tests {
 
     #[test]
     fn nothing_is_said_for_a_delivery_whose_lease_is_over() {
-        let (deliveries, now) = (Deliveries::new(Duration::from_secs(5)), Instant::now());
-        deliveries.take(taken(1, 1, 1), now);
-        assert_eq!(deliveries.progress(1, now + Duration::from_secs(4)), ["ack-1"]);
-        assert_eq!(deliveries.progress(1, now + Duration::from_secs(8)), ["ack-1"], "extended by the last report");
-        assert!(deliveries.progress(1, now + Duration::from_secs(14)).is_empty());
-        assert!(deliveries.give_back(1, now + Duration::from_secs(14)).is_empty());
+        let bench = Bench::new(2);
+        let deliveries = &bench.deliveries;
+        deliveries.take(taken(1, 2, 1), bench.at(0));
+        assert_eq!(deliveries.progress(2, bench.at(4)), ["ack-1"]);
+        assert_eq!(deliveries.progress(2, bench.at(8)), ["ack-1"], "extended by the last report");
+        assert!(deliveries.progress(2, bench.at(14)).is_empty());
+        assert!(deliveries.give_back(2, bench.at(14)).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_after_a_stop_until_the_fence_opens_again() {
+        let bench = Bench::new(2);
+        let deliveries = &bench.deliveries;
+        deliveries.take(taken(1, 2, 1), bench.at(0));
+        let later = bench.origin + Duration::from_secs(3);
+        assert!(deliveries.progress(2, later).is_empty(), "nobody has looked for three seconds");
+        bench.fence.lock().look(2, later);
+        assert!(deliveries.ours(2, later).is_empty());
+        bench.fence.lock().echoed(1);
+        assert_eq!(deliveries.ours(2, later), ["ack-1"]);
     }
 
     #[test]
     fn nothing_is_said_for_a_delivery_of_an_earlier_connection() {
-        let (deliveries, now) = (Deliveries::new(Duration::from_secs(5)), Instant::now());
+        let bench = Bench::new(2);
+        let (deliveries, now) = (&bench.deliveries, bench.at(0));
         deliveries.take(taken(1, 1, 1), now);
         deliveries.take(taken(2, 2, 1), now);
         assert_eq!(deliveries.give_back(2, now), ["ack-2"]);

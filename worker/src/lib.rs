@@ -5,14 +5,17 @@
 //!          tokio          own threads        own thread                   tokio
 //! ```
 //! What a worker holds (`delivery`) is bounded by credit, kept alive by `progress` while the engine advances, and given
-//! back when it does not. `announce` tells the fleet who is there.
+//! back when it does not. `announce` tells the fleet who is there, `herald` what it holds; `fence` keeps a process that was
+//! stopped for a while from speaking about the past.
 
 mod announce;
 mod cancelled;
 mod delivery;
 pub mod device;
 mod driver;
+mod fence;
 mod gauge;
+mod herald;
 mod intake;
 pub mod kernels;
 pub mod layers;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use forebay_shared::broker::Link;
 
 use crate::delivery::Deliveries;
+use crate::fence::GAP;
 use crate::gauge::Pulse;
 
 /// How often the engine is looked at.
@@ -27,12 +28,17 @@ impl Progress {
     /// Reports until the engine stalls; returns then, for the owner to give the work back.
     pub(crate) async fn run(self) {
         let mut ticks = tokio::time::interval(LOOK);
-        let mut reported = Instant::now();
+        let (mut reported, mut looked, mut resumed) = (Instant::now(), Instant::now(), Instant::now());
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            if self.pulse.is_stalled(self.stall_limit, now) {
+            // A step is not to blame for the time in which the whole process was stopped.
+            if now.duration_since(looked) > GAP {
+                resumed = now;
+            }
+            looked = now;
+            if self.pulse.is_stalled(self.stall_limit, now) && now.duration_since(resumed) > self.stall_limit {
                 return;
             }
             if now.duration_since(reported) < self.ack_wait / 3 {

@@ -17,6 +17,7 @@ use forebay_shared::shutdown::{self, Shutdown};
 use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
 use forebay_shared::streams::{self, Bucket, Queue, Stores};
 use forebay_shared::subjects;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -25,7 +26,9 @@ use crate::cancelled::Cancellations;
 use crate::delivery::Deliveries;
 use crate::device::Device;
 use crate::driver::Driver;
+use crate::fence::Fence;
 use crate::gauge::{Pulse, Waiting};
+use crate::herald::Herald;
 use crate::intake::{Intake, Prefetch};
 use crate::models::{self, Encoder, LoadProgress, LoadedModel, ModelInfo, TokenBatch};
 use crate::output_check::OutputCheck;
@@ -64,7 +67,7 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
     tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
 
-    let pull = broker::connect(&broker, boot, name.as_str(), "pull").await?;
+    let pull = broker::connect(&broker, boot, name.as_str(), broker::PULL).await?;
     let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
     let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock);
 
@@ -101,7 +104,8 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     };
     let announcer = Announcer::new(control.client.clone(), live);
     let ack_wait = streams::ack_wait(broker.stores.durability);
-    let engine = Engine::start(&args, boot, loaded, pull, replies.clone(), clock, &metrics, ack_wait, aside).await?;
+    let engine =
+        Engine::start(&args, boot, name, loaded, pull, replies.clone(), clock, &metrics, ack_wait, aside).await?;
     let mut announcing = tokio::spawn(Arc::clone(&announcer).run());
     health.set(Phase::Ready);
     reporter.set_state(ProcessState::Ready);
@@ -221,6 +225,7 @@ struct Aside {
 /// Intake, tokenisers, driver and replies of one loaded model, wired up.
 struct Engine {
     intake: Arc<Intake>,
+    herald: Arc<Herald>,
     quarantine: Arc<Quarantine>,
     progress: Progress,
     replies: Link,
@@ -235,6 +240,7 @@ impl Engine {
     async fn start(
         args: &WorkerArgs,
         boot: BootId,
+        process: ProcessName,
         loaded: LoadedModel,
         pull: Link,
         replies: Link,
@@ -246,7 +252,17 @@ impl Engine {
         let LoadedModel { info, tokenizer, encoder } = loaded;
         let limits = args.limits(info.max_tokens)?;
         let counters = Arc::new(ModelCounters::new(metrics, &ModelName::from(info.name.as_str())));
-        let deliveries = Arc::new(Deliveries::new(ack_wait));
+        let fence = Arc::new(Mutex::new(Fence::new(pull.epoch(), Instant::now())));
+        let deliveries = Arc::new(Deliveries::new(ack_wait, Arc::clone(&fence)));
+        let herald = Arc::new(Herald {
+            boot,
+            process,
+            token: info.token.clone(),
+            link: pull.clone(),
+            deliveries: Arc::clone(&deliveries),
+            fence: Arc::clone(&fence),
+            next: tokio::sync::Mutex::new(Some(0)),
+        });
         let cancellations = Arc::new(Cancellations::default());
         let heard = pull.client.subscribe(subjects::cancel(&info.token)).await?;
         let (listening, hearing) = (Arc::clone(&cancellations), clock.clone());
@@ -313,6 +329,8 @@ impl Engine {
             waiting,
             preparer,
             counters,
+            fence,
+            herald: Arc::clone(&herald),
             quarantine: Arc::clone(&quarantine),
         });
         let (alive, driver_gone) = oneshot::channel::<()>();
@@ -322,6 +340,7 @@ impl Engine {
         })?;
         Ok(Self {
             intake,
+            herald,
             quarantine,
             progress: Progress { link: pull, deliveries, pulse, stall_limit: args.stall_limit, ack_wait },
             replies,
@@ -338,12 +357,13 @@ impl Engine {
         announcing: &mut JoinHandle<anyhow::Result<()>>,
         draining: impl FnOnce() -> F,
     ) -> anyhow::Result<()> {
-        let Self { intake, quarantine, progress, replies, mut replier, driver_gone, drain_timeout } = self;
+        let Self { intake, herald, quarantine, progress, replies, mut replier, driver_gone, drain_timeout } = self;
         let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
         let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
         let (stall_limit, ack_wait) = (giving_back.stall_limit, giving_back.ack_wait);
         let watching = Progress { link, deliveries, pulse: Arc::clone(&giving_back.pulse), stall_limit, ack_wait };
         let (stop, stopped) = shutdown::channel();
+        tokio::spawn(Arc::clone(&herald).run());
         let mut suspects = tokio::spawn(Arc::clone(&quarantine).run(stopped.clone()));
         let mut taking = tokio::spawn(intake.run(stopped));
         let mut watching = tokio::spawn(watching.run());
@@ -363,6 +383,7 @@ impl Engine {
                 giving_back.give_back(Instant::now()).await;
                 quarantine.give_up();
                 let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
+                herald.goodbye().await;
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
         }
@@ -379,6 +400,7 @@ impl Engine {
         giving_back.give_back(Instant::now()).await;
         quarantine.give_up();
         let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
+        herald.goodbye().await;
         watching.abort();
         replies.flush().await;
         if stopped_taking.is_err() {

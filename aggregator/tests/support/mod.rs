@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_aggregator::AggregatorArgs;
+use forebay_aggregator::{AggregatorArgs, ReaperArgs};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::{BootId, ModelName, Role};
 use forebay_shared::metrics::{Outcome, WorkerMetrics};
@@ -30,7 +30,8 @@ pub struct Aggregator {
 impl Aggregator {
     pub async fn start(nats: &Nats, name: &str) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let args = AggregatorArgs { aggregator_addr: address, aggregator_process_series: 100 };
+        let reaper = ReaperArgs::default();
+        let args = AggregatorArgs { aggregator_addr: address, aggregator_process_series: 100, reaper };
         let (client, name) = (nats.client().await, name.into());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {

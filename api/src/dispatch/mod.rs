@@ -205,7 +205,7 @@ impl Dispatch {
     }
 
     fn check_reachable(&self, model: &ModelRecord) -> Result<(), JobError> {
-        if !self.shared.publish.is_up() || !self.shared.replies.is_up() {
+        if !self.shared.publish.is_up_or_failing_over() || !self.shared.replies.is_up_or_failing_over() {
             self.shared.refused(&model.name, Refusal::Broker);
             return Err(JobError::BrokerUnavailable);
         }

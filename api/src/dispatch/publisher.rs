@@ -188,7 +188,7 @@ impl Publisher {
             Ok(outgoing) => outgoing,
             Err(error) => return tracing::error!(%error, "could not encode a bundle"),
         };
-        if !self.shared.publish.is_up() {
+        if !self.shared.publish.failed_over().await {
             // Nothing waits in the client: it would go out on reconnect, when nobody may want it any more.
             self.unpublished.sub(outgoing.ids.len() as f64);
             self.shared.metrics.queue_publish_errors_total.with(&(PublishFault::NotConnected,)).inc();

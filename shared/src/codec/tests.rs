@@ -1,7 +1,7 @@
 use super::*;
 use crate::error::JobError;
 use crate::ids::{BootId, JobId, TenantName, hex};
-use crate::job::{Bundle, Cancel, EmbedParams, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task};
+use crate::job::{Bundle, Cancel, EmbedParams, Held, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task};
 use crate::trace::TraceContext;
 
 fn bundle() -> Bundle {
@@ -39,6 +39,18 @@ fn live() -> Live {
     let boot = BootId::from_bytes([3; 16]);
     let (model, token) = ("m".into(), "m-0123456789".into());
     Live { boot, process: "worker-1".into(), model, token, ready: true, wire: 2, max_rows: 32 }
+}
+
+fn held() -> Held {
+    let (boot, token) = (BootId::from_bytes([3; 16]), "m-0123456789".into());
+    let acks = vec!["$JS.ACK.s.c.1.2.3.4.5".to_owned()];
+    Held { boot, process: "worker-1".into(), token, epoch: 3, number: 8, full: true, goodbye: false, acks }
+}
+
+#[test]
+fn the_bytes_of_what_a_worker_holds_are_frozen() {
+    assert_eq!(hex(&encode(&held()).unwrap()), HELD_V1);
+    assert_eq!(decode::<Held>(&encode(&held()).unwrap()).unwrap(), held());
 }
 
 /// These bytes are on disks and in flight during a rolling update: a change here needs a new wire version.
@@ -109,3 +121,6 @@ const REPLIES_V2: &str = "\
     6c6f6e67cd012ccd0100";
 const LIVE_V2: &str = "\
     0297c41003030303030303030303030303030303a8776f726b65722d31a16dac6d2d30313233343536373839c30220";
+const HELD_V1: &str = "\
+    0198c41003030303030303030303030303030303a8776f726b65722d31ac6d2d303132333435363738390308c3c291b5\
+    244a532e41434b2e732e632e312e322e332e342e35";

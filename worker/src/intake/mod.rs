@@ -4,10 +4,12 @@
 //! its jobs are still wanted ([`redelivery`]), and those run apart from others, so that one bad job cannot pull its
 //! neighbours down twice.
 //!
+//! What arrives together is taken together: booked, announced to the reapers ([`crate::herald`]), and only then worked on.
+//! Behind a closed [`crate::fence`] nothing is asked for, and what still arrives is parked or dropped.
+//!
 //! The task owns the pull connection. It stops in two steps, so that nothing is stranded: interest is withdrawn, then
 //! what had already been sent to us is given back for others at once.
 
-mod ack;
 mod credit;
 mod pull;
 mod redelivery;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subscriber};
+use forebay_shared::ack::AckSubject;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec::{self, CodecError};
@@ -24,14 +27,16 @@ use forebay_shared::job::{Bundle, Job};
 use forebay_shared::planted::Bug;
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::subjects;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 
-use crate::delivery::{Deliveries, Taken};
+use crate::delivery::{Deliveries, Delivery, Taken};
+use crate::fence::{Admission, Fence, LOOK};
 use crate::gauge::Waiting;
+use crate::herald::Herald;
 use crate::prepare::Preparer;
 use crate::quarantine::{OwnDeliveries, Quarantine};
 use crate::telemetry::ModelCounters;
-use ack::DeliveryInfo;
 use credit::Holdings;
 pub(crate) use credit::Prefetch;
 use pull::LanePull;
@@ -45,6 +50,8 @@ const TRY_AGAIN: &str = r#"-NAK {"delay":2000000000}"#;
 const DOWN_PAUSE: Duration = Duration::from_millis(100);
 /// Pause after the broker refused a request: the consumer is gone, or its leader.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Most messages taken in one turn.
+const TURN: usize = 64;
 
 /// Messages that are remembered as our own; see [`OwnDeliveries`].
 const OWN_DELIVERIES: usize = 4_096;
@@ -62,7 +69,16 @@ pub(crate) struct Intake {
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) preparer: Preparer,
     pub(crate) counters: Arc<ModelCounters>,
+    pub(crate) fence: Arc<Mutex<Fence>>,
+    pub(crate) herald: Arc<Herald>,
     pub(crate) quarantine: Arc<Quarantine>,
+}
+
+/// A delivery that is booked and not yet worked on.
+struct Accepted {
+    delivery: Arc<Delivery>,
+    jobs: Vec<Job>,
+    attempt: Attempt,
 }
 
 /// The task's own state.
@@ -71,6 +87,8 @@ struct Pulling {
     backlog: [u64; 3],
     /// No request before this.
     not_before: Instant,
+    /// Read behind a closed fence, over the connection that there is.
+    parked: Vec<Message>,
     /// Tells messages that only this process has had.
     own: OwnDeliveries,
 }
@@ -81,7 +99,7 @@ impl Intake {
     /// # Errors
     /// The broker refused the subscription.
     pub(crate) async fn run(self: Arc<Self>, mut stop: Shutdown) -> anyhow::Result<()> {
-        let inbox = format!("{}.pull.jobs", subjects::inbox_prefix(self.boot));
+        let inbox = format!("{}.jobs", self.link.inbox());
         let mut messages = self.link.client.subscribe(format!("{inbox}.>")).await?;
         let mut epochs = self.link.epochs();
         epochs.borrow_and_update();
@@ -89,24 +107,27 @@ impl Intake {
             lanes: Lane::ALL.map(|lane| LanePull::new(&self.token, lane, &inbox)),
             backlog: [0; 3],
             not_before: Instant::now(),
+            parked: Vec::new(),
             own: OwnDeliveries::new(OWN_DELIVERIES),
         };
         loop {
+            self.look(&inbox).await?;
             let wake = self.pull(&mut pulling).await?;
             tokio::select! {
                 biased;
                 () = stop.fired() => break,
-                message = messages.next() => match message {
-                    Some(message) => self.on_message(message, &inbox, &mut pulling),
-                    None => anyhow::bail!("the connection to the broker is closed"),
-                },
                 changed = epochs.changed() => {
                     changed?;
                     // Requests of the old connection are void, and what it knew of the queue is old.
                     pulling.lanes.iter_mut().for_each(LanePull::forget);
                     pulling.backlog = [0; 3];
+                    pulling.parked.clear();
                     pulling.not_before = Instant::now() + RECONNECT_SPREAD.mul_f64(self.jitter());
                 }
+                message = messages.next() => match message {
+                    Some(message) => self.on_turn(message, &mut messages, &inbox, &mut pulling).await,
+                    None => anyhow::bail!("the connection to the broker is closed"),
+                },
                 () = self.waiting.room() => {}
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -127,7 +148,7 @@ impl Intake {
             return Ok(pulling.not_before);
         }
         // Asked now, it would be heard after the reconnect, twice; and what cannot be answered is better left to others.
-        if !self.link.is_up() || !self.replies.is_up() {
+        if !self.link.is_up() || !self.replies.is_up() || self.fence.lock().is_closed() {
             return Ok(now + DOWN_PAUSE);
         }
         // Marked before the counts are read: room made after this reading wakes us.
@@ -139,7 +160,7 @@ impl Intake {
             }
         }
         let holdings = Holdings { waiting_rows, waiting_tokens, backlog: pulling.backlog };
-        let mut wake = now + Duration::from_secs(5);
+        let mut wake = now + LOOK;
         for lane in &mut pulling.lanes {
             if !lane.is_open(now) {
                 lane.forget();
@@ -153,15 +174,61 @@ impl Intake {
         Ok(wake)
     }
 
-    fn on_message(self: &Arc<Self>, message: Message, inbox: &str, pulling: &mut Pulling) {
+    /// Notices a stop of this process or a new connection, and asks the broker for the end of what came before it.
+    async fn look(&self, inbox: &str) -> anyhow::Result<()> {
+        let question = {
+            let (mut fence, now) = (self.fence.lock(), Instant::now());
+            fence.look(self.link.epoch(), now);
+            if self.link.is_up() { fence.question(now) } else { None }
+        };
+        if let Some(number) = question {
+            let (subject, reply) = pull::fence_question(&self.token, inbox, number);
+            self.link.client.publish_with_reply(subject, reply, "".into()).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what has arrived, starting with `first`.
+    async fn on_turn(self: &Arc<Self>, first: Message, messages: &mut Subscriber, inbox: &str, pulling: &mut Pulling) {
+        let mut turn = vec![first];
+        while turn.len() < TURN
+            && let Some(Some(message)) = messages.next().now_or_never()
+        {
+            turn.push(message);
+        }
+        // Once more after the last was read: whatever stopped us before this point is seen.
+        self.fence.lock().look(self.link.epoch(), Instant::now());
+        let mut accepted = Vec::new();
+        for message in turn {
+            self.on_message(message, inbox, pulling, &mut accepted);
+        }
+        if accepted.is_empty() {
+            return;
+        }
+        self.herald.taken(accepted.iter().map(|taken| taken.delivery.ack.clone()).collect()).await;
+        for taken in accepted {
+            self.begin(taken);
+        }
+    }
+
+    fn on_message(&self, message: Message, inbox: &str, pulling: &mut Pulling, accepted: &mut Vec<Accepted>) {
         // A delivery keeps the subject it was published on; only the end of a request comes under our inbox.
         if let Some((lane, _rows)) = subjects::parse_jobs(&message.subject)
-            && let Some(info) = message.reply.as_deref().and_then(DeliveryInfo::parse)
+            && let Some(pending) = message.reply.as_deref().and_then(AckSubject::parse).map(|ack| ack.pending)
         {
             pulling.lanes[lane.index()].delivered(Instant::now());
-            pulling.backlog[lane.index()] = info.pending;
-            let only_ours = pulling.own.note(lane, info.stream_seq, info.delivered);
-            return self.take_in(message, lane, info, only_ours);
+            pulling.backlog[lane.index()] = pending;
+            let admission = self.fence.lock().admit();
+            match admission {
+                Admission::Take(since) => accepted.extend(self.take_in(message, lane, since, &mut pulling.own)),
+                Admission::Park => pulling.parked.push(message),
+                Admission::Drop => tracing::debug!("dropped a delivery of an earlier connection"),
+            }
+            return;
+        }
+        if let Some(number) = pull::parse_echo(&message.subject, inbox) {
+            let since = self.fence.lock().echoed(number);
+            return self.unpark(since, pulling, accepted);
         }
         let Some((lane, number)) = pull::parse_inbox(&message.subject, inbox) else {
             return tracing::debug!(subject = %message.subject, "unexpected message");
@@ -177,12 +244,30 @@ impl Intake {
         }
     }
 
-    /// Decodes a delivery and sends its jobs on their way. `only_ours`: nobody else was ever handed this message.
-    fn take_in(self: &Arc<Self>, message: Message, lane: Lane, info: DeliveryInfo, only_ours: bool) {
-        let Some(ack) = message.reply else { return };
+    /// The fence has opened on the connection that it was closed on: what waited is ours `since` then, or was.
+    fn unpark(&self, since: Option<Instant>, pulling: &mut Pulling, accepted: &mut Vec<Accepted>) {
+        let Some(since) = since else { return };
+        let parked = std::mem::take(&mut pulling.parked);
+        tracing::info!(deliveries = parked.len(), "this process did not run for a while; its connection lives");
+        for message in parked {
+            if let Some((lane, _rows)) = subjects::parse_jobs(&message.subject) {
+                accepted.extend(self.take_in(message, lane, since, &mut pulling.own));
+            }
+        }
+    }
+
+    /// Decodes and books a delivery that was lent `since` then at the earliest.
+    fn take_in(&self, message: Message, lane: Lane, since: Instant, own: &mut OwnDeliveries) -> Option<Accepted> {
+        let ack = message.reply?;
+        let info = AckSubject::parse(&ack)?;
+        // Whether nobody else was ever handed this message.
+        let only_ours = own.note(lane, info.stream_seq, info.delivered);
         let bundle: Bundle = match codec::decode(&message.payload) {
             Ok(bundle) => bundle,
-            Err(error) => return self.refuse(&ack, &error),
+            Err(error) => {
+                self.refuse(&ack, &error);
+                return None;
+            }
         };
         if Bug::AckBeforeAnswer.is_planted() {
             let (client, ack) = (self.link.client.clone(), ack.clone());
@@ -198,15 +283,26 @@ impl Intake {
             epoch: self.link.epoch(),
             jobs: bundle.jobs.len(),
         };
-        let delivery = self.deliveries.take(taken, Instant::now());
+        let delivery = self.deliveries.take(taken, since);
+        if delivery.lease_over(Instant::now()) {
+            self.deliveries.finished(&delivery, bundle.jobs.len());
+            return None;
+        }
         // Counts against the credit from here on, also while its api is being asked.
         self.waiting.add(delivery.lane, bundle.jobs.len(), estimate(&bundle.jobs));
-        if info.delivered == 1 {
-            self.preparer.prepare(delivery, bundle.jobs, None);
+        let attempt = Attempt { delivered: info.delivered, only_ours };
+        Some(Accepted { delivery, jobs: bundle.jobs, attempt })
+    }
+
+    /// Sends the jobs of a delivery on their way.
+    fn begin(self: &Arc<Self>, accepted: Accepted) {
+        let Accepted { delivery, jobs, attempt } = accepted;
+        if attempt.delivered == 1 {
+            self.preparer.prepare(delivery, jobs, None);
         } else {
-            self.counters.redelivered.inc_by(bundle.jobs.len() as u64);
-            let (intake, attempt) = (Arc::clone(self), Attempt { delivered: info.delivered, only_ours });
-            tokio::spawn(async move { intake.on_redelivery(delivery, bundle.jobs, attempt).await });
+            self.counters.redelivered.inc_by(jobs.len() as u64);
+            let intake = Arc::clone(self);
+            tokio::spawn(async move { intake.on_redelivery(delivery, jobs, attempt).await });
         }
     }
 
@@ -235,7 +331,8 @@ impl Intake {
         }
         self.link.flush().await;
         while let Some(message) = messages.next().await {
-            if let Some(ack) = message.reply.filter(|ack| DeliveryInfo::parse(ack).is_some()) {
+            let is_open = self.fence.lock().is_open(self.link.epoch(), Instant::now());
+            if let Some(ack) = message.reply.filter(|ack| is_open && AckSubject::parse(ack).is_some()) {
                 let _lost = self.link.client.publish(ack, "-NAK".into()).await;
             }
         }

@@ -107,6 +107,17 @@ impl LanePull {
     }
 }
 
+/// Subject and reply subject of the question whose answer opens the fence again. Any answer that comes over this
+/// connection and subscription will do: this one needs no right that the worker would not have anyway.
+pub(crate) fn fence_question(token: &ModelToken, inbox: &str, number: u64) -> (String, String) {
+    (format!("$JS.API.STREAM.INFO.{}", streams::jobs_stream(token)), format!("{inbox}.fence.{number}"))
+}
+
+/// Number of the question that a message under our inbox answers, if it answers one.
+pub(crate) fn parse_echo(subject: &str, inbox: &str) -> Option<u64> {
+    subject.strip_prefix(inbox)?.strip_prefix(".fence.")?.parse().ok()
+}
+
 /// Lane and request number of a subject under the worker's inbox.
 pub(crate) fn parse_inbox(subject: &str, inbox: &str) -> Option<(Lane, u64)> {
     let (lane, number) = subject.strip_prefix(inbox)?.strip_prefix('.')?.split_once('.')?;
@@ -122,6 +133,9 @@ mod tests {
         assert_eq!(parse_inbox("_INBOX.b.pull.jobs.normal.7", "_INBOX.b.pull.jobs"), Some((Lane::Normal, 7)));
         assert_eq!(parse_inbox("_INBOX.b.pull.jobs.urgent.7", "_INBOX.b.pull.jobs"), None);
         assert_eq!(parse_inbox("_INBOX.c.pull.jobs.low.7", "_INBOX.b.pull.jobs"), None);
+        let (_, reply) = fence_question(&ModelToken::from("m-0123456789"), "_INBOX.b.pull.jobs", 3);
+        assert_eq!(parse_echo(&reply, "_INBOX.b.pull.jobs"), Some(3));
+        assert_eq!(parse_echo("_INBOX.b.pull.jobs.low.3", "_INBOX.b.pull.jobs"), None);
     }
 
     fn opened(number: u64, messages: u32) -> LanePull {

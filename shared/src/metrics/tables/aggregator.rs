@@ -39,6 +39,11 @@ crate::metrics::schema::metrics! {
         broker_store_bytes: Gauge { kind: StoreKind } merge Own,
         /// Writes to the retained counters that failed other than by losing a race with another aggregator.
         broker_write_errors_total: Counter {} merge Own,
+        /// Seconds from the loss of a worker's connection, or its last sign of life, until its work was given back to the
+        /// queue. Only where this aggregator did it.
+        recovery_seconds: Histogram {} buckets LATENCY_SECONDS merge Own,
+        /// Deliveries of dead or frozen workers that this aggregator has given back to the queue.
+        recovery_naks_total: Counter {} merge Own,
         /// 1 when no input failed the check in the last 5 minutes, else 0.
         validation_checks: Gauge { check: Check } merge Own,
     }

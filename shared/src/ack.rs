@@ -1,0 +1,66 @@
+//! The acknowledgement subject of a delivery, which also tells what was delivered, how often and by whom.
+//!
+//! `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, with `<domain>.<account hash>.`
+//! after `ACK.` on newer servers, and a random token at the end there.
+
+/// What can be read off an acknowledgement subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AckSubject<'a> {
+    pub stream: &'a str,
+    pub consumer: &'a str,
+    /// 1 for the first delivery of the message.
+    pub delivered: u64,
+    /// Names the message within its stream: the broker matches acknowledgements by this alone.
+    pub stream_seq: u64,
+    /// Names this delivery within its consumer: a second delivery of the same message has another.
+    pub consumer_seq: u64,
+    /// Messages of this consumer that still wait in the stream.
+    pub pending: u64,
+}
+
+impl<'a> AckSubject<'a> {
+    pub fn parse(subject: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = subject.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let fields = match parts.len() {
+            7 => &parts[..],
+            9.. => &parts[2..],
+            _ => return None,
+        };
+        Some(Self {
+            stream: fields[0],
+            consumer: fields[1],
+            delivered: fields[2].parse().ok()?,
+            stream_seq: fields[3].parse().ok()?,
+            consumer_seq: fields[4].parse().ok()?,
+            pending: fields[6].parse().ok()?,
+        })
+    }
+
+    /// A subject on which this delivery can be answered by somebody who has not seen it: time and pending count are not
+    /// looked at by the broker.
+    pub fn rebuilt(&self) -> String {
+        let Self { stream, consumer, delivered, stream_seq, consumer_seq, pending } = self;
+        format!("$JS.ACK.{stream}.{consumer}.{delivered}.{stream_seq}.{consumer_seq}.0.{pending}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXPECTED: AckSubject<'_> =
+        AckSubject { stream: "S", consumer: "normal", delivered: 2, stream_seq: 10, consumer_seq: 11, pending: 7 };
+
+    #[test]
+    fn both_forms_are_read() {
+        assert_eq!(AckSubject::parse("$JS.ACK.S.normal.2.10.11.1700000000.7"), Some(EXPECTED));
+        assert_eq!(AckSubject::parse("$JS.ACK.hub.ACC.S.normal.2.10.11.1700000000.7.rnd"), Some(EXPECTED));
+        assert_eq!(AckSubject::parse(&EXPECTED.rebuilt()), Some(EXPECTED));
+    }
+
+    #[test]
+    fn another_subject_is_not_a_delivery() {
+        assert_eq!(AckSubject::parse("_INBOX.x.y"), None);
+        assert_eq!(AckSubject::parse("$JS.ACK.S.normal.x.10.11.1.7"), None);
+    }
+}
