@@ -7,6 +7,8 @@
 
 mod support;
 
+#[path = "chaos/background.rs"]
+mod background;
 #[path = "chaos/counters.rs"]
 mod counters;
 #[path = "chaos/faults.rs"]
@@ -24,6 +26,7 @@ mod traffic;
 
 use std::time::Duration;
 
+use background::Background;
 use counters::Counters;
 use faults::{Faults, QUEUE_MAX_MESSAGES};
 use forebay_shared::planted::Bug;
@@ -51,7 +54,7 @@ fn script(events: &[(f64, Kind, usize, u64)]) -> Vec<Event> {
 
 /// A test of the test: with `bug` in the system the suite finds a problem that names it.
 async fn finds(bug: Bug, schedule: &[Event], named: &str) {
-    let problems = run(schedule, None, Some(bug)).await.problems();
+    let problems = run(schedule, 500, None, Some(bug)).await.problems();
     println!("{}: {problems:?}", bug.name());
     assert!(problems.iter().any(|problem| problem.contains(named)), "{} was not found: {problems:?}", bug.name());
 }
@@ -82,6 +85,7 @@ fn options(bug: Option<Bug>) -> ClusterOptions {
 struct Run {
     history: History,
     counters: counters::Found,
+    background: background::Ended,
     grown: Vec<String>,
     /// Redeliveries counted while nothing was wrong and nothing had been.
     causeless_redeliveries: f64,
@@ -102,6 +106,13 @@ impl Run {
         let failed = history.requests.iter().find(|request| history.judge(request) == Judged::Failed);
         expect(history.kept() >= KEPT, format!("only {:.4} of the accepted were answered: {failed:?}", history.kept()));
         expect(self.counters.fallen.is_empty(), format!("counters fell: {:?}", self.counters.fallen.first()));
+        let background = &self.background;
+        expect(
+            background.wrong_jobs.is_empty(),
+            format!("jobs did not end as they should: {:?}", background.wrong_jobs),
+        );
+        expect(background.ended_twice.is_empty(), format!("jobs ended twice: {:?}", background.ended_twice));
+        expect(background.wrong_lines.is_empty(), format!("lines of the batch: {:?}", background.wrong_lines));
         expect(self.grown.is_empty(), format!("processes grew: {:?}", self.grown));
         expect(
             self.causeless_redeliveries == 0.0,
@@ -111,7 +122,7 @@ impl Run {
     }
 }
 
-async fn run(schedule: &[Event], netns: Option<&Netns>, bug: Option<Bug>) -> Run {
+async fn run(schedule: &[Event], lines: usize, netns: Option<&Netns>, bug: Option<Bug>) -> Run {
     let mut cluster = Cluster::start(options(bug)).await;
     if let Some(netns) = netns {
         cluster.add_worker_in(netns);
@@ -120,6 +131,7 @@ async fn run(schedule: &[Event], netns: Option<&Netns>, bug: Option<Bug>) -> Run
     let aggregators = (0..2).map(|index| cluster.aggregator(index).addr()).collect();
     let counters = Counters::watch(aggregators);
     let traffic = Traffic::start(cluster.api_addrs(), cluster.model_name(), PER_SECOND);
+    let background = Background::start(&cluster, lines).await;
     eventually("work flows", LONG, || async { traffic.right() > 100 }).await;
     let before = leaks::held(processes(&cluster));
     // Nothing is wrong yet: nothing may be delivered twice.
@@ -129,17 +141,24 @@ async fn run(schedule: &[Event], netns: Option<&Netns>, bug: Option<Bug>) -> Run
     // What is still on its way gets its time.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let requests = traffic.stop().await;
+    let background = background.end().await;
     queue::is_empty_in_the_end(&cluster).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = leaks::held(processes(&cluster));
     let grown = leaks::grown(&before, &after);
     let counters = counters.stop().await;
     let history = History { requests, faults, one_broker: true };
-    println!(
-        "\n{}",
-        table::table(&history, &counters.last, &[("pages of metrics compared", counters.pages.to_string())])
-    );
-    Run { history, counters, grown, causeless_redeliveries }
+    let extra = [
+        ("pages of metrics compared", counters.pages.to_string()),
+        ("asynchronous jobs accepted", background.accepted.to_string()),
+        ("of these not ended as they should", background.wrong_jobs.len().to_string()),
+        ("of these ended twice", background.ended_twice.len().to_string()),
+        ("lines of a batch", background.lines.to_string()),
+        ("of these missing, doubled or wrong", background.wrong_lines.len().to_string()),
+        ("lost", (background.wrong_jobs.len() + background.wrong_lines.len() + history.hung().len()).to_string()),
+    ];
+    println!("\n{}", table::table(&history, &counters.last, &extra));
+    Run { history, background, counters, grown, causeless_redeliveries }
 }
 
 fn processes(cluster: &Cluster) -> impl Iterator<Item = &Process> {
@@ -157,7 +176,9 @@ async fn everything_dies_and_nothing_that_was_accepted_is_lost() {
     let workers = 2 + usize::from(can_partition);
     let topology = Topology { workers, apis: 2, aggregators: 2, brokers: 1, can_partition };
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={} can_partition={can_partition}", length.as_secs());
-    let run = run(&schedule::schedule(seed, length, topology), netns.as_ref(), None).await;
+    // As many as keep the batch going for most of the run, beside everything else.
+    let lines = 30 * length.as_secs() as usize;
+    let run = run(&schedule::schedule(seed, length, topology), lines, netns.as_ref(), None).await;
     let problems = run.problems();
     assert!(problems.is_empty(), "CHAOS_SEED={seed}\n{}", problems.join("\n"));
 }
@@ -171,4 +192,11 @@ async fn a_worker_that_acknowledges_before_it_answers_is_found() {
 #[tokio::test]
 async fn a_counter_that_forgets_the_dead_is_found() {
     finds(Bug::CounterReset, &script(&[(0.5, Kind::KillWorker, 0, 5_000)]), "counters fell").await;
+}
+
+#[tokio::test]
+async fn an_end_that_is_written_over_an_end_is_found() {
+    let pauses =
+        [(0.5, Kind::FreezeApi, 0, 6_500), (8.0, Kind::FreezeApi, 1, 6_500), (15.5, Kind::FreezeApi, 0, 6_500)];
+    finds(Bug::NoDuplicateSuppression, &script(&pauses), "jobs ended twice").await;
 }
