@@ -77,6 +77,7 @@ fn options(bug: Option<Bug>) -> ClusterOptions {
         model: "simulated".to_owned(),
         env,
         listen_everywhere: true,
+        reapers: true,
         ..ClusterOptions::default()
     }
 }
@@ -199,4 +200,9 @@ async fn an_end_that_is_written_over_an_end_is_found() {
     let pauses =
         [(0.5, Kind::FreezeApi, 0, 6_500), (8.0, Kind::FreezeApi, 1, 6_500), (15.5, Kind::FreezeApi, 0, 6_500)];
     finds(Bug::NoDuplicateSuppression, &script(&pauses), "jobs ended twice").await;
+}
+
+#[tokio::test]
+async fn a_reaper_that_takes_from_the_living_is_found() {
+    finds(Bug::NakOfLiveJob, &[], "delivered again with nothing wrong").await;
 }
