@@ -22,6 +22,9 @@
 //! and is tried again, until the completion window is over or the batch is cancelled. Lines that were not run then say so
 //! in the error file.
 //!
+//! A batch whose messages were lost all the same is found and split again, within minutes if its tenant has nothing else on
+//! the queue and after its completion window at the latest ([`repair`]).
+//!
 //! Memory is bounded by [`runner::PARTS_AT_ONCE`] parts and their answers; files are only ever streamed.
 
 pub mod cut;
@@ -33,6 +36,7 @@ pub mod record;
 #[cfg(test)]
 mod record_tests;
 pub mod records;
+mod repair;
 pub mod runner;
 mod split;
 mod verdict;
@@ -66,8 +70,6 @@ const REMEMBERED: u64 = 1_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// How long the broker may take to store a chunk of a file.
 const BULK_TIMEOUT: Duration = Duration::from_secs(10);
-/// A batch that is still not validated is handed to the queue again by whoever looks at it.
-const SPLIT_AGAIN_AFTER_SECONDS: u64 = 60;
 
 /// Batches and files, as one api process sees them.
 pub struct Batches {
@@ -224,10 +226,8 @@ impl Batches {
         if batch.phase.is_over() {
             return Ok(batch);
         }
+        self.repair(&batch).await?;
         if batch.parts == 0 {
-            if self.now() >= batch.created_at + SPLIT_AGAIN_AFTER_SECONDS {
-                self.publish_split(&batch).await?;
-            }
             return Ok(batch);
         }
         let counted = self.count(&batch).await?;

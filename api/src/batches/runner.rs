@@ -74,6 +74,7 @@ impl Batches {
         tokio::join!(
             take(&parts, &for_parts, shutdown.clone(), on_part),
             take(&steps, &for_steps, shutdown.clone(), on_step),
+            self.repair_now_and_then(shutdown.clone()),
         );
         Ok(())
     }
