@@ -27,6 +27,7 @@
 //!
 //! Memory is bounded by [`runner::PARTS_AT_ONCE`] parts and their answers; files are only ever streamed.
 
+mod allowance;
 pub mod cut;
 mod execute;
 mod finish;
@@ -60,6 +61,7 @@ use crate::dispatch::Dispatch;
 use crate::error::Failure;
 use crate::files::Files;
 use crate::registry::Registry;
+use crate::tenants::Tenants;
 use crate::validate::RequestLimits;
 use part::{Marker, Step};
 use record::{Batch, Counts, Event, Refused};
@@ -85,6 +87,10 @@ pub struct Batches {
     progress: moka::sync::Cache<String, Arc<Mutex<Progress>>>,
     /// Message ids of what this process works on.
     at_work: Mutex<rustc_hash::FxHashSet<String>>,
+    /// Whose lines are charged; `None` where no keys are configured.
+    tenants: Option<Arc<Tenants>>,
+    /// Parts held here, by tenant.
+    held: Mutex<rustc_hash::FxHashMap<TenantName, usize>>,
 }
 
 /// Markers read so far: they never change.
@@ -102,6 +108,10 @@ fn batch_key(tenant: &TenantName, id: &str) -> String {
 
 fn markers_of(id: &str) -> String {
     format!("part.{id}.")
+}
+
+fn starts_of(id: &str) -> String {
+    format!("starts.{id}.")
 }
 
 fn marker_key(id: &str, part: u32) -> String {
@@ -159,7 +169,15 @@ impl Batches {
             stores,
             progress,
             at_work: Mutex::default(),
+            tenants: None,
+            held: Mutex::default(),
         })
+    }
+
+    /// Charges lines to these tenants, who wait when they are over a limit.
+    #[must_use]
+    pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
+        Self { tenants, ..self }
     }
 
     fn now(&self) -> u64 {
