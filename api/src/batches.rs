@@ -62,6 +62,7 @@ use crate::error::Failure;
 use crate::files::Files;
 use crate::registry::Registry;
 use crate::tenants::Tenants;
+use crate::tenants::held::Holders;
 use crate::validate::RequestLimits;
 use part::{Marker, Step};
 use record::{Batch, Counts, Event, Refused};
@@ -90,7 +91,7 @@ pub struct Batches {
     /// Whose lines are charged; `None` where no keys are configured.
     tenants: Option<Arc<Tenants>>,
     /// Parts held here, by tenant.
-    held: Mutex<rustc_hash::FxHashMap<TenantName, usize>>,
+    held: Arc<Holders>,
 }
 
 /// Markers read so far: they never change.
@@ -170,7 +171,7 @@ impl Batches {
             progress,
             at_work: Mutex::default(),
             tenants: None,
-            held: Mutex::default(),
+            held: Arc::default(),
         })
     }
 

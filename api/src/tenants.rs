@@ -12,6 +12,7 @@
 
 mod bucket;
 pub mod config;
+pub mod held;
 pub mod keys;
 mod quota;
 pub mod share;

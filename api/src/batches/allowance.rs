@@ -5,7 +5,6 @@
 //! A limit can last for a day, so a tenant with limits on its tokens holds only a few parts of an api at a time; more go
 //! back to the queue and do not stand in other tenants' way.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_shared::ids::TenantName;
@@ -15,6 +14,7 @@ use super::Batches;
 use super::execute::Place;
 use crate::error::Failure;
 use crate::tenants::Caller;
+use crate::tenants::held::Held;
 use crate::tenants::visit::Charge;
 
 /// Parts that one api holds of a tenant that may have to wait for tokens: as many as it could run at once.
@@ -41,39 +41,13 @@ impl Drop for Taken {
     }
 }
 
-/// A part that is held, counted for its tenant.
-pub(super) struct Held {
-    batches: Arc<Batches>,
-    tenant: TenantName,
-}
-
-impl Held {
-    /// `None` if the tenant holds as many as it may.
-    pub(super) fn begin(batches: &Arc<Batches>, tenant: &TenantName) -> Option<Self> {
-        let metered = batches.tenants.as_ref().is_some_and(|tenants| tenants.is_metered(tenant));
-        let mut held = batches.held.lock();
-        let count = held.entry(tenant.clone()).or_default();
-        if metered && *count >= HELD_IF_METERED {
-            return None;
-        }
-        *count += 1;
-        Some(Self { batches: Arc::clone(batches), tenant: tenant.clone() })
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut held = self.batches.held.lock();
-        if let Some(count) = held.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.tenant);
-            }
-        }
-    }
-}
-
 impl Batches {
+    /// Counts a part as held; `None` if its tenant holds as many as it may.
+    pub(super) fn hold(&self, tenant: &TenantName) -> Option<Held> {
+        let metered = self.tenants.as_ref().is_some_and(|tenants| tenants.is_metered(tenant));
+        self.held.hold(tenant, if metered { HELD_IF_METERED } else { usize::MAX })
+    }
+
     /// Takes a place and the tokens of a line, however long that takes. Rights are those of now: what is reloaded counts
     /// from the next line on.
     ///

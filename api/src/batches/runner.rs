@@ -18,7 +18,6 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::allowance::Held;
 use super::execute::Place;
 use super::line::Skip;
 use super::part::{Part, Step};
@@ -90,7 +89,7 @@ impl Batches {
         let Some(part) = read::<Part>(message).await else { return };
         let Some(_at_work) = AtWork::begin(self, part.message_id()) else { return };
         let deliveries = deliveries(message);
-        let Some(_held) = Held::begin(self, &part.tenant) else {
+        let Some(_held) = self.hold(&part.tenant) else {
             let pause = Duration::from_secs(deliveries.clamp(1, PUT_OFF_AT_MOST).unsigned_abs());
             let _comes_back_by_itself = message.ack_with(AckKind::Nak(Some(pause))).await;
             return;
