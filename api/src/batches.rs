@@ -22,8 +22,12 @@
 //! and is tried again, until the completion window is over or the batch is cancelled. Lines that were not run then say so
 //! in the error file.
 //!
+//! A batch whose messages were lost all the same is found and split again, within minutes if its tenant has nothing else on
+//! the queue and after its completion window at the latest ([`repair`]).
+//!
 //! Memory is bounded by [`runner::PARTS_AT_ONCE`] parts and their answers; files are only ever streamed.
 
+mod allowance;
 pub mod cut;
 mod execute;
 mod finish;
@@ -33,6 +37,7 @@ pub mod record;
 #[cfg(test)]
 mod record_tests;
 pub mod records;
+mod repair;
 pub mod runner;
 mod split;
 mod verdict;
@@ -56,6 +61,8 @@ use crate::dispatch::Dispatch;
 use crate::error::Failure;
 use crate::files::Files;
 use crate::registry::Registry;
+use crate::tenants::Tenants;
+use crate::tenants::held::Holders;
 use crate::validate::RequestLimits;
 use part::{Marker, Step};
 use record::{Batch, Counts, Event, Refused};
@@ -66,8 +73,6 @@ const REMEMBERED: u64 = 1_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// How long the broker may take to store a chunk of a file.
 const BULK_TIMEOUT: Duration = Duration::from_secs(10);
-/// A batch that is still not validated is handed to the queue again by whoever looks at it.
-const SPLIT_AGAIN_AFTER_SECONDS: u64 = 60;
 
 /// Batches and files, as one api process sees them.
 pub struct Batches {
@@ -83,6 +88,10 @@ pub struct Batches {
     progress: moka::sync::Cache<String, Arc<Mutex<Progress>>>,
     /// Message ids of what this process works on.
     at_work: Mutex<rustc_hash::FxHashSet<String>>,
+    /// Whose lines are charged; `None` where no keys are configured.
+    tenants: Option<Arc<Tenants>>,
+    /// Parts held here, by tenant.
+    held: Arc<Holders>,
 }
 
 /// Markers read so far: they never change.
@@ -100,6 +109,10 @@ pub(crate) fn batch_key(tenant: &TenantName, id: &str) -> String {
 
 fn markers_of(id: &str) -> String {
     format!("part.{id}.")
+}
+
+fn starts_of(id: &str) -> String {
+    format!("starts.{id}.")
 }
 
 fn marker_key(id: &str, part: u32) -> String {
@@ -157,7 +170,15 @@ impl Batches {
             stores,
             progress,
             at_work: Mutex::default(),
+            tenants: None,
+            held: Arc::default(),
         })
+    }
+
+    /// Charges lines to these tenants, who wait when they are over a limit.
+    #[must_use]
+    pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
+        Self { tenants, ..self }
     }
 
     fn now(&self) -> u64 {
@@ -224,10 +245,8 @@ impl Batches {
         if batch.phase.is_over() {
             return Ok(batch);
         }
+        self.repair(&batch).await?;
         if batch.parts == 0 {
-            if self.now() >= batch.created_at + SPLIT_AGAIN_AFTER_SECONDS {
-                self.publish_split(&batch).await?;
-            }
             return Ok(batch);
         }
         let counted = self.count(&batch).await?;

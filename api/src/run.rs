@@ -94,8 +94,6 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         shutdown: shutdown.clone(),
     }))
     .await?;
-    let batches = Arc::new(batches);
-    let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
 
     let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
@@ -108,6 +106,9 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         Some(keys) => keys.follow(&stores, &registry, &metrics, &clock).await.map(|(a, b)| (Some(a), Some(b)))?,
         None => (None, None),
     };
+    // Only now, so that no line goes uncharged.
+    let batches = Arc::new(batches.with_tenants(tenants.clone()));
+    let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants).with_cache(cache);
     state.jobs = Some(jobs);
     state.dead = Some(DeadDesk { letters, stores, clock });

@@ -12,6 +12,7 @@
 
 mod bucket;
 pub mod config;
+pub mod held;
 pub mod keys;
 mod quota;
 pub mod share;
@@ -221,6 +222,22 @@ impl Tenants {
 
     fn accounts(&self) -> Vec<Arc<Account>> {
         self.table.read().accounts.clone()
+    }
+
+    /// A tenant whose request was let in earlier. One that is not configured any more has no limits to keep to.
+    pub fn caller(&self, tenant: &TenantName) -> Caller {
+        let table = self.table.read();
+        let account = table.accounts.iter().find(|account| account.rights.name == *tenant).cloned();
+        Caller { tenant: tenant.clone(), account }
+    }
+
+    /// Whether a tenant may have to wait for tokens.
+    pub fn is_metered(&self, tenant: &TenantName) -> bool {
+        let caller = self.caller(tenant);
+        caller.account.is_some_and(|account| {
+            let limits = &account.rights.limits;
+            limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
+        })
     }
 
     fn today(&self) -> (Day, Duration) {

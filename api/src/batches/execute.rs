@@ -47,7 +47,7 @@ impl Place {
         Self { places, held: tokio::sync::Mutex::new(held) }
     }
 
-    async fn take(&self) {
+    pub(super) async fn take(&self) {
         let mut held = self.held.lock().await;
         if held.is_none() {
             // It is closed only with the process.
@@ -55,7 +55,7 @@ impl Place {
         }
     }
 
-    async fn give_up(&self) {
+    pub(super) async fn give_up(&self) {
         self.held.lock().await.take();
     }
 }
@@ -185,7 +185,7 @@ impl Batches {
         models.check(&work.model.name)?;
         let mut attempt = 0;
         loop {
-            place.take().await;
+            let taken = self.take_turn(&part.tenant, &work.rows, place).await?;
             let submission = Submission {
                 model: Arc::clone(&work.model),
                 tenant: part.tenant.clone(),
@@ -199,6 +199,7 @@ impl Batches {
             };
             let error = match self.dispatch.submit(submission).await {
                 Ok(outputs) => {
+                    taken.settle(&outputs);
                     let model = &work.model.name;
                     let body = vectors::body(&outputs, model.as_str(), Dialect::OpenAi, work.encoding).await?;
                     self.metrics.register_model(model);
@@ -210,6 +211,8 @@ impl Batches {
                 }
                 Err(error) => error,
             };
+            // Nothing is held for the tenant while the line waits.
+            drop(taken);
             match judge(&error, attempt) {
                 Verdict::Final => return Err(error.into()),
                 Verdict::Again { after, yield_place } => {

@@ -5,7 +5,7 @@ use forebay_shared::ids::TenantName;
 use super::part::{Marker, Segment};
 use super::record::{Batch, Event};
 use super::records::{StoreError, derived_id};
-use super::{BatchError, Batches, markers_of};
+use super::{BatchError, Batches, markers_of, starts_of};
 
 impl Batches {
     /// Makes the output files of a batch all of whose parts have ended, and ends it. Nothing happens if one has not.
@@ -21,7 +21,8 @@ impl Batches {
         }
         self.progress.invalidate(id);
         // Markers are of no use any more; a part that is run late finds that its batch is over.
-        Ok(self.records.remove_all(&markers_of(id)).await?)
+        self.records.remove_all(&markers_of(id)).await?;
+        Ok(self.records.remove_all(&starts_of(id)).await?)
     }
 
     async fn end(&self, batch: &Batch, markers: &[(u32, Marker)]) -> Result<(), BatchError> {

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use async_nats::jetstream::kv;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use forebay_shared::error::JobError;
 use futures::TryStreamExt;
@@ -11,6 +12,9 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::error::Failure;
+
+/// Headers of a message that says that a key was removed, by a client or by its age.
+const REMOVED: [&str; 2] = ["KV-Operation", "Nats-Marker-Reason"];
 
 /// A bucket.
 #[derive(Clone)]
@@ -54,14 +58,25 @@ impl Records {
         Self { kv }
     }
 
+    /// From the stream's leader: the client's own read of a key is answered by any replica, and of one that lags "there is
+    /// none" would be taken for the truth, and a message about it acknowledged.
+    ///
     /// # Errors
     /// [`StoreError`]: no answer, or a record that is not a `T`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
-        let entry = self.kv.entry(key).await.map_err(StoreError::unavailable)?;
-        let Some(entry) = entry.filter(|entry| entry.operation == kv::Operation::Put) else { return Ok(None) };
-        let value =
-            serde_json::from_slice(&entry.value).map_err(|error| StoreError::Unreadable(format!("{key}: {error}")))?;
-        Ok(Some(Versioned { value, revision: entry.revision }))
+        let subject = format!("$KV.{}.{key}", self.kv.name);
+        let found = match self.kv.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(found) => found,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+            Err(error) => return Err(StoreError::unavailable(error)),
+        };
+        // What is left of a key that was removed.
+        if REMOVED.iter().any(|header| found.headers.get(*header).is_some()) {
+            return Ok(None);
+        }
+        let value = serde_json::from_slice(&found.payload)
+            .map_err(|error| StoreError::Unreadable(format!("{key}: {error}")))?;
+        Ok(Some(Versioned { value, revision: found.sequence }))
     }
 
     /// False if there is one already, which after a failed attempt can be the one of that attempt.

@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use super::execute::Place;
 use super::line::Skip;
 use super::part::{Part, Step};
-use super::{BatchError, Batches};
+use super::records::StoreError;
+use super::{BatchError, Batches, starts_of};
 
 /// Parts that one api runs at once.
 pub const PARTS_AT_ONCE: usize = 4;
@@ -31,6 +32,11 @@ const PARTS_HELD: usize = 32;
 const STEPS_AT_ONCE: usize = 2;
 /// A message that was delivered more often has probably ended the processes that took it.
 const MAX_DELIVERIES: i64 = 15;
+/// From then on it is kept how often a part was begun: one that was only put off is delivered often, too.
+const DELIVERIES_BEFORE_STARTS_COUNT: i64 = 5;
+const MAX_STARTS: i64 = MAX_DELIVERIES - DELIVERIES_BEFORE_STARTS_COUNT;
+/// Longest time that a part is put off because its tenant holds as many as it may.
+const PUT_OFF_AT_MOST: i64 = 60;
 /// How often progress is reported and the record is looked at; well below the shortest `ack_wait`.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a request for work stays with the broker.
@@ -74,6 +80,7 @@ impl Batches {
         tokio::join!(
             take(&parts, &for_parts, shutdown.clone(), on_part),
             take(&steps, &for_steps, shutdown.clone(), on_step),
+            self.repair_now_and_then(shutdown.clone()),
         );
         Ok(())
     }
@@ -81,7 +88,20 @@ impl Batches {
     async fn on_part(self: &Arc<Self>, message: &Message, place: Place) {
         let Some(part) = read::<Part>(message).await else { return };
         let Some(_at_work) = AtWork::begin(self, part.message_id()) else { return };
-        if deliveries(message) > MAX_DELIVERIES {
+        let deliveries = deliveries(message);
+        let Some(_held) = self.hold(&part.tenant) else {
+            let pause = Duration::from_secs(deliveries.clamp(1, PUT_OFF_AT_MOST).unsigned_abs());
+            let _comes_back_by_itself = message.ack_with(AckKind::Nak(Some(pause))).await;
+            return;
+        };
+        let starts = match deliveries {
+            ..=DELIVERIES_BEFORE_STARTS_COUNT => 0,
+            _ => match self.count_start(&part).await {
+                Ok(starts) => starts,
+                Err(error) => return settle(message, Err(error.into())).await,
+            },
+        };
+        if starts > MAX_STARTS {
             tracing::error!(batch = part.batch, part = part.number, "a part was delivered too often; its lines fail");
             return settle(message, self.write_off(&part).await).await;
         }
@@ -91,6 +111,17 @@ impl Batches {
             done = self.run_part(Arc::clone(&part), place, stopped) => settle(message, done).await,
             () = self.keep_part(message, &part, &stop) => {}
         }
+    }
+
+    /// Counts that a part is begun, before it can do harm: how often that has happened since it became suspect.
+    async fn count_start(&self, part: &Part) -> Result<i64, StoreError> {
+        let key = format!("{}{}", starts_of(&part.batch), part.number);
+        let (starts, changed) = match self.records.get::<i64>(&key).await? {
+            Some(found) => (found.value + 1, self.records.replace(&key, &(found.value + 1), found.revision).await?),
+            None => (1, self.records.create(&key, &1_i64).await?),
+        };
+        // Somebody else began it at the same moment, which counts as well.
+        Ok(if changed { starts } else { starts + 1 })
     }
 
     /// Reports progress and watches the record; never ends.

@@ -15,7 +15,7 @@ use super::line;
 use super::part::{Part, Step};
 use super::record::{Batch, Event, InputError, Phase};
 use super::records::StoreError;
-use super::{BatchError, Batches};
+use super::{BatchError, Batches, markers_of};
 use crate::files::{Content, FileRecord};
 
 /// Faults that are told about one file.
@@ -75,6 +75,10 @@ impl Batches {
         if batch.phase.is_over() {
             return Ok(());
         }
+        let ended = self.ended(&batch.id).await?;
+        if batch.parts > 0 && ended.len() >= batch.parts as usize {
+            return self.finish(&batch.tenant, &batch.id).await;
+        }
         let Some(input) = self.files.find(&batch.tenant, &batch.input_file_id).await? else {
             return self.reject(&batch, vec![input_gone()]).await;
         };
@@ -88,7 +92,13 @@ impl Batches {
                 return Ok(());
             }
         }
-        self.publish_parts(&batch, &input).await
+        self.publish_parts(&batch, &input, &ended).await
+    }
+
+    /// Parts that have a marker.
+    async fn ended(&self, id: &str) -> Result<FxHashSet<u32>, StoreError> {
+        let keys = self.records.keys(&markers_of(id)).await?;
+        Ok(keys.iter().filter_map(|key| key.rsplit('.').next()?.parse().ok()).collect())
     }
 
     async fn reject(&self, batch: &Batch, errors: Vec<InputError>) -> Result<(), BatchError> {
@@ -145,8 +155,8 @@ impl Batches {
         Ok(if errors.is_empty() { Ok(Sound { parts, lines: seen.len() as u64 }) } else { Err(errors) })
     }
 
-    /// The second reading.
-    async fn publish_parts(&self, batch: &Batch, input: &FileRecord) -> Result<(), BatchError> {
+    /// The second reading. Parts that have `ended` are not published again.
+    async fn publish_parts(&self, batch: &Batch, input: &FileRecord, ended: &FxHashSet<u32>) -> Result<(), BatchError> {
         let mut lines = Lines::new(self.files.open(input).await?);
         let mut cutter = Cutter::default();
         let empty = |number, first_line| Part {
@@ -165,13 +175,15 @@ impl Batches {
             let rows = line::read(text, 0).map_or(1, |line| line.rows);
             if cutter.begins(text.len(), rows) && !part.lines.is_empty() {
                 let next = empty(part.number + 1, part.first_line + part.lines.len() as u64);
-                self.publish_part(&part).await?;
+                if !ended.contains(&part.number) {
+                    self.publish_part(&part).await?;
+                }
                 part = next;
             }
             // It was JSON when it was judged, so it is UTF-8.
             part.lines.push(String::from_utf8_lossy(text).into_owned());
         }
-        self.publish_part(&part).await
+        if ended.contains(&part.number) { Ok(()) } else { self.publish_part(&part).await }
     }
 
     /// Waits while the queue is full: parts that end make room.

@@ -1,14 +1,19 @@
 //! Makes the calls that wait, and tries again what fails.
+//!
+//! A receiver that does not answer keeps a place until its time is up, so a tenant has a share of the places only: over it
+//! a call is put off, and others' calls pass it. How often the queue has delivered a call therefore says nothing about how
+//! often it was tried: that is written onto the message ([`tries`]), which a failed try replaces by the next one's.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{AckKind, Message};
 use forebay_shared::async_jobs::{Call, ChangeError, Event, JobKey, Record, ResultRef, Webhook, WebhookState};
-use forebay_shared::codec;
 use forebay_shared::metrics::CallOutcome;
 use forebay_shared::streams::ack_wait;
+use forebay_shared::{codec, subjects};
 use futures::StreamExt;
 use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
@@ -16,12 +21,18 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 
+use super::tries::Tries;
 use super::{backoff, target};
 use crate::jobs::Jobs;
 use crate::jobs::view::View;
+use crate::tenants::held::Holders;
 
 /// Calls of one api at the same time.
 const AT_ONCE: usize = 32;
+/// Those of one tenant.
+const AT_ONCE_OF_ONE: usize = 8;
+/// Longest time that a call is put off because its tenant has as many as it may.
+const PUT_OFF_AT_MOST: u64 = 15;
 const PULL: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,12 +57,12 @@ struct Payload<'a> {
 }
 
 pub(super) async fn run(jobs: Arc<Jobs>, client: reqwest::Client, waiting: Consumer<pull::Config>) {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let (room, callers) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Holders::default()));
     let mut stop = jobs.shutdown.clone();
     tokio::select! {
         () = async {
             loop {
-                if let Err(error) = take(&jobs, &client, &waiting, &room).await {
+                if let Err(error) = take(&jobs, &client, &waiting, &room, &callers).await {
                     tracing::debug!(%error, "cannot take calls of webhooks");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -66,6 +77,7 @@ async fn take(
     client: &reqwest::Client,
     waiting: &Consumer<pull::Config>,
     room: &Arc<Semaphore>,
+    callers: &Arc<Holders>,
 ) -> anyhow::Result<()> {
     // Room for one at least; what else is free goes with it.
     drop(room.acquire().await?);
@@ -74,9 +86,9 @@ async fn take(
     while let Some(message) = batch.next().await {
         let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
         let permit = Arc::clone(room).acquire_owned().await?;
-        let (jobs, client) = (Arc::clone(jobs), client.clone());
+        let (jobs, client, callers) = (Arc::clone(jobs), client.clone(), Arc::clone(callers));
         tokio::spawn(async move {
-            let answer = jobs.deliver(&client, &message).await;
+            let answer = jobs.deliver(&client, &callers, &message).await;
             if let Err(error) = message.ack_with(answer).await {
                 tracing::debug!(%error, "cannot answer for a call");
             }
@@ -88,8 +100,13 @@ async fn take(
 
 impl Jobs {
     /// One try, and what to tell the queue.
-    async fn deliver(&self, client: &reqwest::Client, message: &Message) -> AckKind {
+    async fn deliver(&self, client: &reqwest::Client, callers: &Arc<Holders>, message: &Message) -> AckKind {
         let Ok(call) = codec::decode::<Call>(&message.payload) else { return AckKind::Nak(Some(30 * PAUSE)) };
+        let before = Tries::of(message.headers.as_ref());
+        if let Some(wait) = before.wait(self.now_ms()) {
+            return AckKind::Nak(Some(wait));
+        }
+        let Some(_place) = callers.hold(&call.tenant, AT_ONCE_OF_ONE) else { return put_off(message) };
         let key = JobKey::new(&call.tenant, &call.job);
         let record = match self.records.get(&key).await {
             Ok(Some((record, _))) if record.generation == call.generation => record,
@@ -109,7 +126,7 @@ impl Jobs {
                 }
             }
         };
-        let attempt = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(u32::MAX));
+        let attempt = before.made.saturating_add(1);
         let last = attempt >= self.args.webhook_attempts;
         let (outcome, state) = match tried {
             Tried::Delivered => (CallOutcome::Delivered, Some(WebhookState::Delivered)),
@@ -121,7 +138,14 @@ impl Jobs {
         self.metrics.webhook_deliveries_total.with(&(outcome,)).inc();
         let Some(state) = state else {
             let (min, max) = (self.args.webhook_retry_min, self.args.webhook_retry_max);
-            return AckKind::Nak(Some(backoff::pause(attempt, min, max, rand::random())));
+            let pause = backoff::pause(attempt, min, max, rand::random());
+            return match self.try_later(&call, message, attempt, pause).await {
+                Ok(()) => AckKind::Ack,
+                Err(error) => {
+                    tracing::debug!(%error, "a try of a webhook cannot be counted");
+                    AckKind::Nak(Some(pause))
+                }
+            };
         };
         if state == WebhookState::Failed {
             tracing::info!(job = %call.job, attempt, outcome = outcome.as_str(), "a webhook is given up");
@@ -130,6 +154,18 @@ impl Jobs {
             Err(ChangeError::Store(_)) => AckKind::Nak(Some(PAUSE)),
             Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => AckKind::Ack,
         }
+    }
+
+    /// Puts the next try on the queue in the place of this one. Repeatable: the queue takes it once.
+    async fn try_later(&self, call: &Call, message: &Message, made: u32, pause: Duration) -> anyhow::Result<()> {
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let tries = Tries { made, not_before_ms: self.now_ms().saturating_add(pause_ms) };
+        let next = PublishMessage::build()
+            .payload(message.payload.clone())
+            .headers(tries.to_headers())
+            .message_id(format!("{}:{}:webhook:{made}", call.job, call.generation));
+        self.js.send_publish(subjects::webhook(&call.job), next).await?.await?;
+        Ok(())
     }
 
     async fn call(&self, client: &reqwest::Client, call: &Call, record: &Record, webhook: &Webhook) -> Tried {
@@ -166,6 +202,12 @@ impl Jobs {
             }
         }
     }
+}
+
+/// Later, and the later the longer it has waited already: a dead receiver's calls shall not keep the queue busy.
+fn put_off(message: &Message) -> AckKind {
+    let before = message.info().map_or(1, |info| info.delivered).max(1).unsigned_abs();
+    AckKind::Nak(Some(Duration::from_secs(before.min(PUT_OFF_AT_MOST))))
 }
 
 /// The same for every try. A large result is not part of it: it is fetched from `/v1/jobs/{id}`.

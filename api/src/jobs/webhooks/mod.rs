@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! FOREBAY_RECORDS ──outbox (durable, any api)──▶ FOREBAY_WEBHOOKS ──deliver (any api)──▶ POST, signed
-//!                                                     ▲ nak with a growing delay ┘   2xx or given up ─▶ record
+//!                                                     ▲ again, with a growing delay ┘  2xx or given up ─▶ record
 //! ```
 //! Driven by the records alone, never by the process that finished a job, so that no end is left untold. A receiver may
 //! be called twice for one end; `webhook-id` is the same then. No redirect is followed, and an address inside our own
@@ -12,6 +12,7 @@ mod backoff;
 mod deliver;
 mod outbox;
 pub mod target;
+mod tries;
 
 use std::sync::Arc;
 
