@@ -155,8 +155,7 @@ impl Cluster {
         let credentials = ["--broker-credentials".to_owned(), self.credentials("worker")];
         let model = ["--model", &self.options.model];
         let [first, args @ ..] = netns.exec();
-        let args =
-            args.into_iter().chain([program]).chain(flags.into_iter().chain(model).map(str::to_owned));
+        let args = args.into_iter().chain([program]).chain(flags.into_iter().chain(model).map(str::to_owned));
         let env = self.options.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
         let spec = Spec {
             name: name.clone(),

@@ -145,14 +145,14 @@ impl Shell {
         let (mut system, mut account) = (self.reaper.system.epochs(), self.reaper.account.epochs());
         tracing::info!("the work of workers that die or freeze is given back at once");
         loop {
-            let wake = policy.wake(Instant::now());
+            let wake = policy.wake();
             tokio::select! {
                 Some(message) = ears.connects.next() => on_connect(&mut policy, &message),
                 Some(message) = ears.disconnects.next() => on_disconnect(&mut policy, &message),
                 Some(_) = ears.shutdowns.next() => policy.disturbed(Instant::now()),
                 Some(message) = ears.held.next() => {
                     self.on_held(&mut policy, &message).await;
-                    // Nothing is due because somebody lives.
+                    // Nothing is due because somebody lives; what time brings is due at `wake`, whoever speaks until then.
                     continue;
                 }
                 Some(result) = found.recv() => self.on_found(&mut policy, result, &finder).await,

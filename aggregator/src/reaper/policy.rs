@@ -280,14 +280,16 @@ impl Policy {
         std::mem::take(&mut self.actions)
     }
 
-    /// When [`Self::poll`] has something to do, unless something happens before.
-    pub(super) fn wake(&self, now: Instant) -> Instant {
+    /// When [`Self::poll`] has something to do, unless something happens before. What workers say moves it no further than
+    /// a fixed time after the last poll: under constant traffic a poll would never come, and be taken for a stop of ours.
+    pub(super) fn wake(&self) -> Instant {
         let due = self.workers.values().map(|worker| match worker.state {
             State::Alive => worker.heard + SILENCE,
             State::Gone { since } => since + GRACE,
             State::Kicked { at } => at + KICK_LIMIT,
         });
-        due.min().map_or(now + OWN_GAP / 4, |due| due.min(now + OWN_GAP / 4))
+        let tick = self.polled + OWN_GAP / 4;
+        due.min().map_or(tick, |due| due.min(tick))
     }
 
     /// What is held of a stream, in ascending order; `None` while somebody may hold what we have not heard of.
