@@ -54,6 +54,8 @@ const MAX_JOBS: usize = 512;
 const MAX_BYTES: usize = 32 << 20;
 /// How soon a message comes back that found no room here, or whose start could not be written.
 const TRY_AGAIN: &str = r#"-NAK {"delay":2000000000}"#;
+/// While the worker drains, an end that could not be written is tried again so soon.
+const LAST_TRIES: Duration = Duration::from_millis(100);
 /// At once, for another worker.
 const GIVE_BACK: &str = "-NAK";
 
@@ -151,7 +153,12 @@ impl Quarantine {
             let Some(suspect) = next else {
                 self.record_ends(&attempts, &mut ended).await;
                 if self.queue.lock().closed {
-                    return;
+                    if ended.is_empty() {
+                        return;
+                    }
+                    // Whoever waits for us does so for a short while only.
+                    tokio::time::sleep(LAST_TRIES).await;
+                    continue;
                 }
                 tokio::select! {
                     () = stop.fired() => self.close().await,
@@ -233,6 +240,10 @@ impl Quarantine {
             Ok(Begun::Dead(started)) => {
                 self.put_aside(attempts, delivery, job, &started).await;
                 None
+            }
+            Ok(Begun::Unknown(started, error)) => {
+                self.unrecorded(&delivery, &job, &error).await;
+                Some(started)
             }
             Err(error) => {
                 self.unrecorded(&delivery, &job, &error).await;
@@ -319,13 +330,17 @@ impl Quarantine {
         self.tools.link.is_up() && delivery.is_ours(self.tools.link.epoch(), Instant::now())
     }
 
-    /// Records ends; what cannot be written stays in the list.
+    /// Records ends, up to the first that cannot be written: that one goes to the back of the list, so that neither it
+    /// nor a broker that is away is waited for more than once in a turn.
     async fn record_ends(&self, attempts: &Attempts, ended: &mut Vec<Started>) {
-        for started in std::mem::take(ended) {
+        let mut left = std::mem::take(ended).into_iter();
+        while let Some(started) = left.next() {
             if let Err(error) = attempts.end(&started).await {
                 // It counts as a start that was not ended, until it is written after all.
                 tracing::warn!(%error, "the end of a job could not be recorded yet");
+                ended.extend(left);
                 ended.push(started);
+                return;
             }
         }
     }
