@@ -101,6 +101,11 @@ impl Deliveries {
         Self { held: Mutex::default(), fence, lease: ack_wait.saturating_sub(LEASE_MARGIN) }
     }
 
+    /// Whether what was lent at `since` has gone to somebody else by now.
+    pub(crate) fn lease_over(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.lease
+    }
+
     /// `since`: the broker lent it then, or later.
     pub(crate) fn take(&self, taken: Taken, since: Instant) -> Arc<Delivery> {
         let delivery = Arc::new(Delivery::new(taken, Arc::clone(&self.fence), self.lease, since));
@@ -112,7 +117,11 @@ impl Deliveries {
     pub(crate) fn finished(&self, delivery: &Delivery, jobs: usize) {
         let before = delivery.jobs_left.fetch_sub(jobs, Ordering::Relaxed);
         if before <= jobs {
-            self.held.lock().remove(&delivery.key);
+            let mut held = self.held.lock();
+            // A broker that was restarted counts anew: the number may be another delivery's by now.
+            if held.get(&delivery.key).is_some_and(|known| std::ptr::eq(&raw const **known, delivery)) {
+                held.remove(&delivery.key);
+            }
         }
     }
 
@@ -191,6 +200,17 @@ mod tests {
         deliveries.finished(&delivery, 2);
         assert!(!deliveries.is_empty());
         deliveries.finished(&delivery, 1);
+        assert!(deliveries.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_an_old_delivery_leaves_the_new_one_of_the_same_number() {
+        let Bench { deliveries, .. } = Bench::new(2);
+        let old = deliveries.take(taken(1, 1, 1), Instant::now());
+        let new = deliveries.take(taken(1, 3, 1), Instant::now());
+        deliveries.finished(&old, 1);
+        assert!(!deliveries.is_empty());
+        deliveries.finished(&new, 1);
         assert!(deliveries.is_empty());
     }
 

@@ -383,7 +383,10 @@ impl Engine {
                 giving_back.give_back(Instant::now()).await;
                 quarantine.give_up();
                 let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
-                herald.goodbye().await;
+                replies.flush().await;
+                if replies.is_up() {
+                    herald.goodbye().await;
+                }
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
         }
@@ -400,9 +403,12 @@ impl Engine {
         giving_back.give_back(Instant::now()).await;
         quarantine.give_up();
         let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
-        herald.goodbye().await;
-        watching.abort();
+        // Answers that have not left are no answers: then others had better take us for dead.
         replies.flush().await;
+        if replies.is_up() {
+            herald.goodbye().await;
+        }
+        watching.abort();
         if stopped_taking.is_err() {
             tracing::warn!("stopped before everything in flight was given back; it comes round after ack_wait");
         }

@@ -67,6 +67,7 @@ pub(crate) struct Reaper {
 enum Found {
     Kicked { boot: BootId, is_gone: bool },
     Claimed { boot: BootId, epoch: u64, won: bool },
+    Listed(Vec<(BootId, policy::Connection)>),
     Reached { token: ModelToken, reaches: Vec<Reach>, since: Instant, until: Instant },
 }
 
@@ -164,6 +165,10 @@ impl Shell {
             for action in policy.poll(Instant::now()) {
                 self.act(action, &finder);
             }
+            if policy.must_list(Instant::now()) {
+                let (client, finder) = (self.reaper.system.client.clone(), finder.clone());
+                tokio::spawn(async move { finder.send(Found::Listed(system::list(&client).await)).await });
+            }
         }
     }
 
@@ -206,6 +211,9 @@ impl Shell {
     async fn on_found(&self, policy: &mut Policy, found: Found, finder: &mpsc::Sender<Found>) {
         let now = Instant::now();
         match found {
+            Found::Listed(connections) => {
+                connections.into_iter().for_each(|(boot, connection)| policy.listed(boot, connection));
+            }
             Found::Kicked { boot, is_gone } => policy.kicked(boot, is_gone, now),
             Found::Claimed { boot, epoch, won } => {
                 if let Some(reap) = policy.claimed(boot, epoch, won, now) {

@@ -182,7 +182,7 @@ impl Intake {
             if self.link.is_up() { fence.question(now) } else { None }
         };
         if let Some(number) = question {
-            let (subject, reply) = pull::fence_question(&self.token, inbox, number);
+            let (subject, reply) = pull::fence_question(self.boot, inbox, number);
             self.link.client.publish_with_reply(subject, reply, "".into()).await?;
         }
         Ok(())
@@ -262,6 +262,10 @@ impl Intake {
         let info = AckSubject::parse(&ack)?;
         // Whether nobody else was ever handed this message.
         let only_ours = own.note(lane, info.stream_seq, info.delivered);
+        // Before it is read: what cannot be read would be given back, out of the hands of whoever has it now.
+        if self.deliveries.lease_over(since, Instant::now()) {
+            return None;
+        }
         let bundle: Bundle = match codec::decode(&message.payload) {
             Ok(bundle) => bundle,
             Err(error) => {
@@ -284,10 +288,6 @@ impl Intake {
             jobs: bundle.jobs.len(),
         };
         let delivery = self.deliveries.take(taken, since);
-        if delivery.lease_over(Instant::now()) {
-            self.deliveries.finished(&delivery, bundle.jobs.len());
-            return None;
-        }
         // Counts against the credit from here on, also while its api is being asked.
         self.waiting.add(delivery.lane, bundle.jobs.len(), estimate(&bundle.jobs));
         let attempt = Attempt { delivered: info.delivered, only_ours };

@@ -26,6 +26,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// api reconnects within that.
 const GONE_AFTER: u64 = 5;
 
+/// An api that is not there is asked again after this, before its work is dropped: deliveries that were given back are
+/// not two seconds apart.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(2_500);
+
 /// How often a message was delivered, and to whom.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attempt {
@@ -44,7 +48,12 @@ enum Answer {
 impl Intake {
     pub(super) async fn on_redelivery(self: Arc<Self>, delivery: Arc<Delivery>, jobs: Vec<Job>, attempt: Attempt) {
         let delivered = attempt.delivered;
-        match self.ask(&delivery, &jobs).await {
+        let mut answer = self.ask(&delivery, &jobs).await;
+        if matches!(answer, Answer::Nobody) && delivered >= GONE_AFTER && !self.is_over(&jobs) {
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+            answer = self.ask(&delivery, &jobs).await;
+        }
+        match answer {
             Answer::Verdicts(verdicts) => {
                 let (mut wanted, mut dropped) = (Vec::with_capacity(jobs.len()), Vec::new());
                 for (job, verdict) in jobs.into_iter().zip(verdicts) {

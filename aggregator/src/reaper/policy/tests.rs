@@ -243,7 +243,8 @@ fn after_a_disturbance_the_end_of_a_connection_that_was_made_unheard_counts() {
     bench.pass(2_100);
     bench.full(1, 3, &[(10, 1)]);
     bench.policy.disconnected(boot(1), &connection(77), bench.now);
-    assert_eq!(bench.pass(110), [Action::Claim { boot: boot(1), epoch: 3 }]);
+    assert_eq!(bench.pass(1_000), [], "it may be one before that");
+    assert_eq!(bench.pass(110), [Action::Kick { boot: boot(1), connection: None }], "it has skipped a heartbeat");
 }
 
 #[test]
@@ -270,6 +271,19 @@ fn a_fleet_that_never_stops_talking_does_not_keep_the_reaper_from_looking() {
     bench.lose(1);
     assert_eq!(bench.pass(110), [claim(1)]);
     assert_eq!(bench.claimed(1, true), Some(vec![ack(10, 1)]));
+}
+
+#[test]
+fn the_late_end_of_a_connection_that_nobody_knows_takes_nothing_from_the_living() {
+    let mut bench = Bench::with(1);
+    bench.policy.disturbed(bench.now);
+    bench.pass(2_100);
+    bench.full(1, 3, &[(10, 1)]);
+    bench.policy.disconnected(boot(1), &connection(77), bench.now);
+    for _ in 0..5 {
+        assert_eq!(bench.pass(1_000), []);
+        bench.full(1, 3, &[(10, 1)]);
+    }
 }
 
 #[test]
