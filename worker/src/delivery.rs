@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_shared::ids::{BootId, Lane};
+use forebay_shared::streams;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -18,6 +19,12 @@ use crate::fence::Fence;
 
 /// A lease is given up this much before the broker's end of it, for the time a message needs to get there.
 const LEASE_MARGIN: Duration = Duration::from_millis(250);
+
+/// Whether a message in its delivery number `delivered` may still be given back for a later try: the one that the broker
+/// delivers last must be answered.
+pub(crate) fn may_return(delivered: u64) -> bool {
+    delivered + 1 < streams::MAX_DELIVER.unsigned_abs()
+}
 
 /// One message that was delivered to this worker.
 #[derive(Debug)]

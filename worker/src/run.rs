@@ -315,7 +315,7 @@ impl Engine {
             waiting: Arc::clone(&waiting),
             cancellations,
             preparer: preparer.clone(),
-            replies: results,
+            replies: results.clone(),
             counters: Arc::clone(&counters),
         });
         let intake = Arc::new(Intake {
@@ -328,6 +328,7 @@ impl Engine {
             deliveries: Arc::clone(&deliveries),
             waiting,
             preparer,
+            results,
             counters,
             fence,
             herald: Arc::clone(&herald),

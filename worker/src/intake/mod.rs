@@ -36,6 +36,7 @@ use crate::gauge::Waiting;
 use crate::herald::Herald;
 use crate::prepare::Preparer;
 use crate::quarantine::{OwnDeliveries, Quarantine};
+use crate::reply::ReplySender;
 use crate::telemetry::ModelCounters;
 use credit::Holdings;
 pub(crate) use credit::Prefetch;
@@ -68,6 +69,8 @@ pub(crate) struct Intake {
     pub(crate) deliveries: Arc<Deliveries>,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) preparer: Preparer,
+    /// Where jobs that cannot go back any more are answered.
+    pub(crate) results: ReplySender,
     pub(crate) counters: Arc<ModelCounters>,
     pub(crate) fence: Arc<Mutex<Fence>>,
     pub(crate) herald: Arc<Herald>,

@@ -19,7 +19,7 @@ use forebay_shared::metrics::SavedReason;
 use forebay_shared::subjects;
 
 use super::{Intake, TRY_AGAIN, estimate};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, may_return};
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of the delivery from which on an api that is not there counts as gone. Deliveries are two seconds apart, and an
@@ -85,6 +85,11 @@ impl Intake {
                 self.counters.cancelled.inc_by(jobs.len() as u64);
                 self.counters.saved(SavedReason::Cancelled, estimate(&jobs));
                 self.settle(&delivery, &jobs, "+ACK").await;
+            }
+            Answer::Nobody | Answer::Silence if !may_return(delivered) => {
+                tracing::warn!(delivered, "a message was given back too often; its jobs are answered as not run");
+                self.release(delivery.lane, &jobs);
+                self.results.not_run(delivery, jobs.iter().map(|job| job.id));
             }
             Answer::Nobody | Answer::Silence => self.settle(&delivery, &jobs, TRY_AGAIN).await,
         }
