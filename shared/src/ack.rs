@@ -46,7 +46,19 @@ impl<'a> AckSubject<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn fuzz_ack_subjects(subject in "(\\$JS\\.ACK\\.)?([a-zA-Z0-9_$-]{0,3}\\.){0,12}[0-9]{0,25}|\\PC{0,60}") {
+            if let Some(ack) = AckSubject::parse(&subject) {
+                let again = ack.rebuilt();
+                prop_assert_eq!(AckSubject::parse(&again), Some(ack));
+            }
+        }
+    }
 
     const EXPECTED: AckSubject<'_> =
         AckSubject { stream: "S", consumer: "normal", delivered: 2, stream_seq: 10, consumer_seq: 11, pending: 7 };

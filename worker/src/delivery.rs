@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_shared::ids::{BootId, Lane};
+use forebay_shared::streams;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -18,6 +19,12 @@ use crate::fence::Fence;
 
 /// A lease is given up this much before the broker's end of it, for the time a message needs to get there.
 const LEASE_MARGIN: Duration = Duration::from_millis(250);
+
+/// Whether a message in its delivery number `delivered` may still be given back for a later try: the one that the broker
+/// delivers last must be answered.
+pub(crate) fn may_return(delivered: u64) -> bool {
+    delivered + 1 < streams::MAX_DELIVER.unsigned_abs()
+}
 
 /// One message that was delivered to this worker.
 #[derive(Debug)]
@@ -101,6 +108,11 @@ impl Deliveries {
         Self { held: Mutex::default(), fence, lease: ack_wait.saturating_sub(LEASE_MARGIN) }
     }
 
+    /// Whether what was lent at `since` has gone to somebody else by now.
+    pub(crate) fn lease_over(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.lease
+    }
+
     /// `since`: the broker lent it then, or later.
     pub(crate) fn take(&self, taken: Taken, since: Instant) -> Arc<Delivery> {
         let delivery = Arc::new(Delivery::new(taken, Arc::clone(&self.fence), self.lease, since));
@@ -112,7 +124,11 @@ impl Deliveries {
     pub(crate) fn finished(&self, delivery: &Delivery, jobs: usize) {
         let before = delivery.jobs_left.fetch_sub(jobs, Ordering::Relaxed);
         if before <= jobs {
-            self.held.lock().remove(&delivery.key);
+            let mut held = self.held.lock();
+            // A broker that was restarted counts anew: the number may be another delivery's by now.
+            if held.get(&delivery.key).is_some_and(|known| std::ptr::eq(&raw const **known, delivery)) {
+                held.remove(&delivery.key);
+            }
         }
     }
 
@@ -191,6 +207,17 @@ mod tests {
         deliveries.finished(&delivery, 2);
         assert!(!deliveries.is_empty());
         deliveries.finished(&delivery, 1);
+        assert!(deliveries.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_an_old_delivery_leaves_the_new_one_of_the_same_number() {
+        let Bench { deliveries, .. } = Bench::new(2);
+        let old = deliveries.take(taken(1, 1, 1), Instant::now());
+        let new = deliveries.take(taken(1, 3, 1), Instant::now());
+        deliveries.finished(&old, 1);
+        assert!(!deliveries.is_empty());
+        deliveries.finished(&new, 1);
         assert!(deliveries.is_empty());
     }
 

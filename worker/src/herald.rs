@@ -75,8 +75,8 @@ impl Herald {
         }
         let (full, goodbye, acks) = match saying {
             Saying::Taken(acks) => (false, false, acks),
-            // Behind a closed fence nobody knows what is still ours; it opens within milliseconds.
-            Saying::All if !self.fence.lock().is_open(epoch, now) => return,
+            // Behind a closed fence nobody knows what is still ours: a sign of life, and no more.
+            Saying::All if !self.fence.lock().is_open(epoch, now) => (false, false, Vec::new()),
             Saying::All => (true, false, self.deliveries.ours(epoch, now)),
             Saying::Goodbye => (true, true, Vec::new()),
         };

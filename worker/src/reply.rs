@@ -66,6 +66,13 @@ impl ReplySender {
         let _gone = self.0.send(Done::Computed(computed));
     }
 
+    /// Answers jobs of a delivery that could only go back once too often: the broker would keep their message and never
+    /// deliver it again. Whoever sent them can send them anew.
+    pub(crate) fn not_run(&self, delivery: Arc<Delivery>, jobs: impl Iterator<Item = JobId>) {
+        let failed = jobs.map(|id| Failed { id, error: JobError::BrokerUnavailable }).collect();
+        self.failed(delivery, failed);
+    }
+
     pub(crate) fn failed(&self, delivery: Arc<Delivery>, failed: Vec<Failed>) {
         let _gone = self.0.send(Done::Failed(delivery, failed));
     }

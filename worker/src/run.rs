@@ -315,7 +315,7 @@ impl Engine {
             waiting: Arc::clone(&waiting),
             cancellations,
             preparer: preparer.clone(),
-            replies: results,
+            replies: results.clone(),
             counters: Arc::clone(&counters),
         });
         let intake = Arc::new(Intake {
@@ -328,6 +328,7 @@ impl Engine {
             deliveries: Arc::clone(&deliveries),
             waiting,
             preparer,
+            results,
             counters,
             fence,
             herald: Arc::clone(&herald),
@@ -383,7 +384,10 @@ impl Engine {
                 giving_back.give_back(Instant::now()).await;
                 quarantine.give_up();
                 let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
-                herald.goodbye().await;
+                replies.flush().await;
+                if replies.is_up() {
+                    herald.goodbye().await;
+                }
                 anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
             }
         }
@@ -400,9 +404,12 @@ impl Engine {
         giving_back.give_back(Instant::now()).await;
         quarantine.give_up();
         let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
-        herald.goodbye().await;
-        watching.abort();
+        // Answers that have not left are no answers: then others had better take us for dead.
         replies.flush().await;
+        if replies.is_up() {
+            herald.goodbye().await;
+        }
+        watching.abort();
         if stopped_taking.is_err() {
             tracing::warn!("stopped before everything in flight was given back; it comes round after ack_wait");
         }

@@ -67,6 +67,7 @@ pub(crate) struct Reaper {
 enum Found {
     Kicked { boot: BootId, is_gone: bool },
     Claimed { boot: BootId, epoch: u64, won: bool },
+    Listed(Vec<(BootId, policy::Connection)>),
     Reached { token: ModelToken, reaches: Vec<Reach>, since: Instant, until: Instant },
 }
 
@@ -145,14 +146,14 @@ impl Shell {
         let (mut system, mut account) = (self.reaper.system.epochs(), self.reaper.account.epochs());
         tracing::info!("the work of workers that die or freeze is given back at once");
         loop {
-            let wake = policy.wake(Instant::now());
+            let wake = policy.wake();
             tokio::select! {
                 Some(message) = ears.connects.next() => on_connect(&mut policy, &message),
                 Some(message) = ears.disconnects.next() => on_disconnect(&mut policy, &message),
                 Some(_) = ears.shutdowns.next() => policy.disturbed(Instant::now()),
                 Some(message) = ears.held.next() => {
                     self.on_held(&mut policy, &message).await;
-                    // Nothing is due because somebody lives.
+                    // Nothing is due because somebody lives; what time brings is due at `wake`, whoever speaks until then.
                     continue;
                 }
                 Some(result) = found.recv() => self.on_found(&mut policy, result, &finder).await,
@@ -163,6 +164,10 @@ impl Shell {
             }
             for action in policy.poll(Instant::now()) {
                 self.act(action, &finder);
+            }
+            if policy.must_list(Instant::now()) {
+                let (client, finder) = (self.reaper.system.client.clone(), finder.clone());
+                tokio::spawn(async move { finder.send(Found::Listed(system::list(&client).await)).await });
             }
         }
     }
@@ -206,6 +211,9 @@ impl Shell {
     async fn on_found(&self, policy: &mut Policy, found: Found, finder: &mpsc::Sender<Found>) {
         let now = Instant::now();
         match found {
+            Found::Listed(connections) => {
+                connections.into_iter().for_each(|(boot, connection)| policy.listed(boot, connection));
+            }
             Found::Kicked { boot, is_gone } => policy.kicked(boot, is_gone, now),
             Found::Claimed { boot, epoch, won } => {
                 if let Some(reap) = policy.claimed(boot, epoch, won, now) {

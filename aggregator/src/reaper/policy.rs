@@ -115,6 +115,8 @@ pub(super) struct Policy {
     /// The last disturbance, or the beginning.
     disturbed: Instant,
     polled: Instant,
+    /// There may be connections that we have not heard of.
+    blind: bool,
 }
 
 impl Policy {
@@ -129,6 +131,7 @@ impl Policy {
             quiet_until: None,
             disturbed: now,
             polled: now,
+            blind: true,
         }
     }
 
@@ -171,18 +174,36 @@ impl Policy {
         self.returned(boot, now);
     }
 
+    /// Whether the shell is to list the connections that there are, and tell by [`Self::listed`]. Once.
+    pub(super) fn must_list(&mut self, now: Instant) -> bool {
+        self.blind && !is_quiet(self.quiet_until, now) && std::mem::take(&mut self.blind)
+    }
+
+    /// A broker has this pull connection of a worker. What was heard of it since is newer.
+    pub(super) fn listed(&mut self, boot: BootId, connection: Connection) {
+        self.connections.entry(boot).or_insert(connection);
+    }
+
     /// It was lost.
     pub(super) fn disconnected(&mut self, boot: BootId, connection: &Connection, now: Instant) {
-        match self.connections.get(&boot) {
+        let is_known = match self.connections.get(&boot) {
             // The one before; the worker has another by now.
             Some(known) if known != connection => return,
-            _ => self.connections.remove(&boot),
+            Some(_) => self.connections.remove(&boot).is_some(),
+            None => false,
         };
         let Some(worker) = self.workers.get_mut(&boot) else { return };
         match worker.state {
             _ if is_quiet(self.quiet_until, now) => {
                 self.workers.remove(&boot);
                 self.ledger.forget(boot);
+            }
+            // Perhaps one before that was half open until now. Only a hint, then: who does not speak up within a
+            // heartbeat is silent.
+            State::Alive if !is_known => {
+                if let Some(hinted) = now.checked_sub(SILENCE - HELD_INTERVAL - GRACE) {
+                    worker.heard = worker.heard.min(hinted);
+                }
             }
             State::Alive => {
                 worker.state = State::Gone { since: now };
@@ -224,6 +245,7 @@ impl Policy {
         self.disturbed = now;
         // Whoever came back before us did so unheard: what we remember may be the connection before.
         self.connections.clear();
+        self.blind = true;
         self.claiming.clear();
         let suspects: Vec<BootId> =
             self.workers.iter().filter(|(_, worker)| worker.state != State::Alive).map(|(boot, _)| *boot).collect();
@@ -280,14 +302,16 @@ impl Policy {
         std::mem::take(&mut self.actions)
     }
 
-    /// When [`Self::poll`] has something to do, unless something happens before.
-    pub(super) fn wake(&self, now: Instant) -> Instant {
+    /// When [`Self::poll`] has something to do, unless something happens before. What workers say moves it no further than
+    /// a fixed time after the last poll: under constant traffic a poll would never come, and be taken for a stop of ours.
+    pub(super) fn wake(&self) -> Instant {
         let due = self.workers.values().map(|worker| match worker.state {
             State::Alive => worker.heard + SILENCE,
             State::Gone { since } => since + GRACE,
             State::Kicked { at } => at + KICK_LIMIT,
         });
-        due.min().map_or(now + OWN_GAP / 4, |due| due.min(now + OWN_GAP / 4))
+        let tick = self.polled + OWN_GAP / 4;
+        due.min().map_or(tick, |due| due.min(tick))
     }
 
     /// What is held of a stream, in ascending order; `None` while somebody may hold what we have not heard of.

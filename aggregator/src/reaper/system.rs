@@ -7,6 +7,7 @@ use forebay_shared::broker::{PULL, parse_connection_name};
 use forebay_shared::ids::BootId;
 use forebay_shared::subjects;
 use futures::StreamExt;
+use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -75,6 +76,12 @@ struct Listed {
     name: String,
 }
 
+impl Listed {
+    fn is_pull_of(&self, boot: BootId) -> bool {
+        parse_connection_name(&self.name) == Some((PULL, boot))
+    }
+}
+
 /// Drops a worker's pull connection. True when it is known to be gone.
 pub(super) async fn kick(client: &Client, boot: BootId, connection: Option<Connection>) -> bool {
     let connection = match connection {
@@ -105,12 +112,11 @@ enum Search {
 async fn find(client: &Client, boot: BootId) -> Search {
     let mut offset = 0;
     loop {
-        let Some(answers) = page(client, offset).await else { return Search::Unknown };
+        let Some(answers) = page(client, offset, Some(boot)).await else { return Search::Unknown };
         let mut more = false;
         for Answer { server, data, .. } in answers {
             let Some(Connections { connections, total }) = data else { continue };
-            let mut listed = connections.unwrap_or_default().into_iter();
-            if let Some(found) = listed.find(|listed| parse_connection_name(&listed.name) == Some((PULL, boot))) {
+            if let Some(found) = connections.iter().flatten().find(|listed| listed.is_pull_of(boot)) {
                 return Search::Found(Connection { server: server.id, cid: found.cid });
             }
             more |= total > offset + PAGE;
@@ -122,21 +128,45 @@ async fn find(client: &Client, boot: BootId) -> Search {
     }
 }
 
-/// One page of each broker.
-async fn page(client: &Client, offset: usize) -> Option<Vec<Answer<Connections>>> {
+/// The pull connections of all workers, as far as brokers say. A worker with two is left out: nobody knows which of them
+/// is half open.
+pub(super) async fn list(client: &Client) -> Vec<(BootId, Connection)> {
+    let mut found: FxHashMap<BootId, Option<Connection>> = FxHashMap::default();
+    let (mut offset, mut more) = (0, true);
+    while more {
+        more = false;
+        for Answer { server, data, .. } in page(client, offset, None).await.unwrap_or_default() {
+            let Some(Connections { connections, total }) = data else { continue };
+            more |= total > offset + PAGE;
+            for Listed { cid, name } in connections.unwrap_or_default() {
+                if let Some((PULL, boot)) = parse_connection_name(&name) {
+                    let connection = Connection { server: server.id.clone(), cid };
+                    found.entry(boot).and_modify(|known| *known = None).or_insert(Some(connection));
+                }
+            }
+        }
+        offset += PAGE;
+    }
+    found.into_iter().filter_map(|(boot, connection)| Some((boot, connection?))).collect()
+}
+
+/// One page of each broker, up to the one that has `boot`. How many brokers there are nobody says: a slow one may be the
+/// very one, so all the time is waited that brokers have to answer.
+async fn page(client: &Client, offset: usize, boot: Option<BootId>) -> Option<Vec<Answer<Connections>>> {
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.ok()?;
     let payload = json!({ "limit": PAGE, "offset": offset }).to_string();
     client.publish_with_reply(subjects::SYS_CONNECTIONS, inbox, payload.into()).await.ok()?;
     let mut answers = Vec::new();
     let until = tokio::time::Instant::now() + ANSWER_LIMIT;
-    // How many brokers there are nobody says: those that answer soon after the first.
-    let mut patience = until;
-    while let Ok(Some(message)) = tokio::time::timeout_at(patience, replies.next()).await {
-        if let Ok(answer) = serde_json::from_slice::<Answer<Connections>>(&message.payload) {
-            answers.push(answer);
+    while let Ok(Some(message)) = tokio::time::timeout_at(until, replies.next()).await {
+        let Ok(answer) = serde_json::from_slice::<Answer<Connections>>(&message.payload) else { continue };
+        let mut listed = answer.data.iter().flat_map(|data| data.connections.iter().flatten());
+        let is_there = listed.any(|listed| boot.is_some_and(|boot| listed.is_pull_of(boot)));
+        answers.push(answer);
+        if is_there {
+            break;
         }
-        patience = until.min(tokio::time::Instant::now() + ANSWER_LIMIT / 8);
     }
     (!answers.is_empty() && answers.iter().all(|answer| answer.error.is_none())).then_some(answers)
 }

@@ -146,17 +146,21 @@ impl Stores {
             num_replicas: wanted.num_replicas,
             ..Default::default()
         };
-        if let Ok(store) = self.js.get_object_store(&name).await {
-            return Ok(store);
-        }
-        match self.js.create_object_store(config).await {
-            Ok(store) => Ok(store),
-            Err(error) => {
-                let (kind, cause) = ("object store", error.to_string());
-                let existing = self.js.get_object_store(&name).await;
-                existing.map_err(|_| EnsureError::Create { kind, name, cause })
-            }
-        }
+        let store = match self.js.get_object_store(&name).await {
+            Ok(store) => store,
+            Err(_) => match self.js.create_object_store(config).await {
+                Ok(store) => store,
+                Err(error) => {
+                    let (kind, cause) = ("object store", error.to_string());
+                    let existing = self.js.get_object_store(&name).await;
+                    existing.map_err(|_| EnsureError::Create { kind, name: name.clone(), cause })?
+                }
+            },
+        };
+        let stream = self.js.get_stream(&wanted.name).await;
+        let stream = stream.map_err(|error| EnsureError::Unavailable(error.to_string()))?;
+        check("object store", &name, &of_store(&stream.cached_info().config), &of_store(&wanted))?;
+        Ok(store)
     }
 }
 

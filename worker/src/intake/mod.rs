@@ -36,6 +36,7 @@ use crate::gauge::Waiting;
 use crate::herald::Herald;
 use crate::prepare::Preparer;
 use crate::quarantine::{OwnDeliveries, Quarantine};
+use crate::reply::ReplySender;
 use crate::telemetry::ModelCounters;
 use credit::Holdings;
 pub(crate) use credit::Prefetch;
@@ -68,6 +69,8 @@ pub(crate) struct Intake {
     pub(crate) deliveries: Arc<Deliveries>,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) preparer: Preparer,
+    /// Where jobs that cannot go back any more are answered.
+    pub(crate) results: ReplySender,
     pub(crate) counters: Arc<ModelCounters>,
     pub(crate) fence: Arc<Mutex<Fence>>,
     pub(crate) herald: Arc<Herald>,
@@ -182,7 +185,7 @@ impl Intake {
             if self.link.is_up() { fence.question(now) } else { None }
         };
         if let Some(number) = question {
-            let (subject, reply) = pull::fence_question(&self.token, inbox, number);
+            let (subject, reply) = pull::fence_question(self.boot, inbox, number);
             self.link.client.publish_with_reply(subject, reply, "".into()).await?;
         }
         Ok(())
@@ -262,6 +265,10 @@ impl Intake {
         let info = AckSubject::parse(&ack)?;
         // Whether nobody else was ever handed this message.
         let only_ours = own.note(lane, info.stream_seq, info.delivered);
+        // Before it is read: what cannot be read would be given back, out of the hands of whoever has it now.
+        if self.deliveries.lease_over(since, Instant::now()) {
+            return None;
+        }
         let bundle: Bundle = match codec::decode(&message.payload) {
             Ok(bundle) => bundle,
             Err(error) => {
@@ -284,10 +291,6 @@ impl Intake {
             jobs: bundle.jobs.len(),
         };
         let delivery = self.deliveries.take(taken, since);
-        if delivery.lease_over(Instant::now()) {
-            self.deliveries.finished(&delivery, bundle.jobs.len());
-            return None;
-        }
         // Counts against the credit from here on, also while its api is being asked.
         self.waiting.add(delivery.lane, bundle.jobs.len(), estimate(&bundle.jobs));
         let attempt = Attempt { delivered: info.delivered, only_ours };

@@ -11,8 +11,8 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, PublishError};
-use forebay_shared::ids::{Lane, ModelToken};
-use forebay_shared::streams;
+use forebay_shared::ids::{BootId, Lane, ModelToken};
+use forebay_shared::{streams, subjects};
 
 /// How long the broker keeps a request open. A request that was lost is noticed this much later.
 const EXPIRES: Duration = Duration::from_secs(10);
@@ -108,9 +108,10 @@ impl LanePull {
 }
 
 /// Subject and reply subject of the question whose answer opens the fence again. Any answer that comes over this
-/// connection and subscription will do: this one needs no right that the worker would not have anyway.
-pub(crate) fn fence_question(token: &ModelToken, inbox: &str, number: u64) -> (String, String) {
-    (format!("$JS.API.STREAM.INFO.{}", streams::jobs_stream(token)), format!("{inbox}.fence.{number}"))
+/// connection and subscription will do. Nobody listens where a worker would be asked, so the broker that we are connected
+/// to says at once that nobody does, also while no stream has a leader.
+pub(crate) fn fence_question(boot: BootId, inbox: &str, number: u64) -> (String, String) {
+    (subjects::ask(boot), format!("{inbox}.fence.{number}"))
 }
 
 /// Number of the question that a message under our inbox answers, if it answers one.
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(parse_inbox("_INBOX.b.pull.jobs.normal.7", "_INBOX.b.pull.jobs"), Some((Lane::Normal, 7)));
         assert_eq!(parse_inbox("_INBOX.b.pull.jobs.urgent.7", "_INBOX.b.pull.jobs"), None);
         assert_eq!(parse_inbox("_INBOX.c.pull.jobs.low.7", "_INBOX.b.pull.jobs"), None);
-        let (_, reply) = fence_question(&ModelToken::from("m-0123456789"), "_INBOX.b.pull.jobs", 3);
+        let (_, reply) = fence_question(BootId::from_bytes([1; 16]), "_INBOX.b.pull.jobs", 3);
         assert_eq!(parse_echo(&reply, "_INBOX.b.pull.jobs"), Some(3));
         assert_eq!(parse_echo("_INBOX.b.pull.jobs.low.3", "_INBOX.b.pull.jobs"), None);
     }

@@ -19,12 +19,16 @@ use forebay_shared::metrics::SavedReason;
 use forebay_shared::subjects;
 
 use super::{Intake, TRY_AGAIN, estimate};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, may_return};
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of the delivery from which on an api that is not there counts as gone. Deliveries are two seconds apart, and an
 /// api reconnects within that.
 const GONE_AFTER: u64 = 5;
+
+/// An api that is not there is asked again after this, before its work is dropped: deliveries that were given back are
+/// not two seconds apart.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(2_500);
 
 /// How often a message was delivered, and to whom.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +48,12 @@ enum Answer {
 impl Intake {
     pub(super) async fn on_redelivery(self: Arc<Self>, delivery: Arc<Delivery>, jobs: Vec<Job>, attempt: Attempt) {
         let delivered = attempt.delivered;
-        match self.ask(&delivery, &jobs).await {
+        let mut answer = self.ask(&delivery, &jobs).await;
+        if matches!(answer, Answer::Nobody) && delivered >= GONE_AFTER && !self.is_over(&jobs) {
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+            answer = self.ask(&delivery, &jobs).await;
+        }
+        match answer {
             Answer::Verdicts(verdicts) => {
                 let (mut wanted, mut dropped) = (Vec::with_capacity(jobs.len()), Vec::new());
                 for (job, verdict) in jobs.into_iter().zip(verdicts) {
@@ -76,6 +85,11 @@ impl Intake {
                 self.counters.cancelled.inc_by(jobs.len() as u64);
                 self.counters.saved(SavedReason::Cancelled, estimate(&jobs));
                 self.settle(&delivery, &jobs, "+ACK").await;
+            }
+            Answer::Nobody | Answer::Silence if !may_return(delivered) => {
+                tracing::warn!(delivered, "a message was given back too often; its jobs are answered as not run");
+                self.release(delivery.lane, &jobs);
+                self.results.not_run(delivery, jobs.iter().map(|job| job.id));
             }
             Answer::Nobody | Answer::Silence => self.settle(&delivery, &jobs, TRY_AGAIN).await,
         }

@@ -3,11 +3,14 @@
 //! A start is there before its job runs: [`Attempts::begin`] returns when the broker has it. An end is sent over the same
 //! connection before the next start and read by the broker in that order, so the start of the next suspect cannot be
 //! there without the end of the one before, although nobody waits for it.
+//!
+//! A write that nobody confirmed may be there all the same, or come later. Its job does not run, and [`Attempts::end`]
+//! takes the start out: a start that stayed would count as a death of the job's doing.
 
 use async_nats::jetstream::kv::{self, Operation, UpdateErrorKind};
 use bytes::Bytes;
 use forebay_shared::dead::{Start, attempts_key};
-use forebay_shared::ids::{BootId, JobId};
+use forebay_shared::ids::JobId;
 
 use super::policy::{Decision, Record};
 
@@ -22,20 +25,22 @@ pub(super) struct RecordError {
     cause: String,
 }
 
-/// A start that was written.
+/// A start that was written, or may have been.
 #[derive(Debug, Clone)]
 pub(super) struct Started {
     key: String,
-    /// The value as written, and where.
+    /// The value as written, and where; the revision before, if it is not known whether it was written.
     record: Record,
     revision: u64,
-    boot: BootId,
+    start: Start,
 }
 
 /// What came of asking to start.
 pub(super) enum Begun {
     Run(Started),
     Dead(Started),
+    /// Nobody knows whether the start is recorded: the job must not run, and the start must be ended.
+    Unknown(Started, RecordError),
 }
 
 impl Started {
@@ -55,30 +60,34 @@ pub(super) struct Attempts(pub(super) kv::Store);
 impl Attempts {
     /// Writes `start` unless the job is to be put aside.
     pub(super) async fn begin(&self, job: &JobId, generation: u32, start: Start) -> Result<Begun, RecordError> {
-        let (key, boot) = (attempts_key(job, generation), start.boot);
+        let key = attempts_key(job, generation);
         // Mostly nothing is known of a suspect: one round trip.
         let (mut record, mut revision) = (Record::default(), 0);
         for _ in 0..MAX_TRIES {
             match record.decide(start.clone()) {
-                Decision::Dead(record) => return Ok(Begun::Dead(Started { key, record, revision, boot })),
+                Decision::Dead(record) => return Ok(Begun::Dead(Started { key, record, revision, start })),
                 Decision::Run(next) => match self.0.update(&key, encoded(&next)?, revision).await {
-                    Ok(revision) => return Ok(Begun::Run(Started { key, record: next, revision, boot })),
+                    Ok(revision) => return Ok(Begun::Run(Started { key, record: next, revision, start })),
                     Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
                         (record, revision) = self.read(&key).await?;
                     }
-                    Err(error) => return Err(failed("written")(error)),
+                    Err(error) => {
+                        let started = Started { key, record: next, revision, start };
+                        return Ok(Begun::Unknown(started, failed("written")(error)));
+                    }
                 },
             }
         }
         Err(failed("written")("others write it all the time"))
     }
 
-    /// Takes the start out of the record.
+    /// Takes the start out of the record. Where it is not known whether it is in there, what was there before is written
+    /// anew at its revision: then it cannot be written any more.
     pub(super) async fn end(&self, started: &Started) -> Result<(), RecordError> {
-        let Started { key, record, revision, boot } = started;
+        let Started { key, record, revision, start } = started;
         let (mut record, mut revision) = (record.clone(), *revision);
         for _ in 0..MAX_TRIES {
-            let left = record.without(*boot);
+            let left = record.after(start);
             let written = if left.is_empty() {
                 self.0.delete_expect_revision(key, Some(revision)).await.map_err(|error| error.to_string())
             } else {
@@ -89,7 +98,7 @@ impl Attempts {
             if at == revision {
                 return Err(failed("written")(cause));
             }
-            if !now.starts.iter().any(|start| start.boot == *boot) {
+            if !now.holds(start) {
                 return Ok(());
             }
             (record, revision) = (now, at);

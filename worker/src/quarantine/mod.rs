@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::cancelled::Cancellations;
-use crate::delivery::{Deliveries, Delivery};
+use crate::delivery::{Deliveries, Delivery, may_return};
 use crate::gauge::Waiting;
 use crate::intake::estimated_tokens;
 use crate::prepare::Preparer;
@@ -54,6 +54,8 @@ const MAX_JOBS: usize = 512;
 const MAX_BYTES: usize = 32 << 20;
 /// How soon a message comes back that found no room here, or whose start could not be written.
 const TRY_AGAIN: &str = r#"-NAK {"delay":2000000000}"#;
+/// While the worker drains, an end that could not be written is tried again so soon.
+const LAST_TRIES: Duration = Duration::from_millis(100);
 /// At once, for another worker.
 const GIVE_BACK: &str = "-NAK";
 
@@ -136,6 +138,9 @@ impl Quarantine {
             }
         };
         match refused {
+            Some(TRY_AGAIN) if !may_return(attempt) => {
+                self.tools.replies.not_run(delivery, jobs.iter().map(|job| job.id));
+            }
             Some(word) => self.send_back(&delivery, jobs.len(), word).await,
             None => self.arrived.notify_one(),
         }
@@ -151,7 +156,12 @@ impl Quarantine {
             let Some(suspect) = next else {
                 self.record_ends(&attempts, &mut ended).await;
                 if self.queue.lock().closed {
-                    return;
+                    if ended.is_empty() {
+                        return;
+                    }
+                    // Whoever waits for us does so for a short while only.
+                    tokio::time::sleep(LAST_TRIES).await;
+                    continue;
                 }
                 tokio::select! {
                     () = stop.fired() => self.close().await,
@@ -231,11 +241,15 @@ impl Quarantine {
                 may_run_again.then_some(started)
             }
             Ok(Begun::Dead(started)) => {
-                self.put_aside(attempts, delivery, job, &started).await;
+                self.put_aside(attempts, delivery, job, attempt, &started).await;
                 None
             }
+            Ok(Begun::Unknown(started, error)) => {
+                self.unrecorded(&delivery, &job, attempt, &error).await;
+                Some(started)
+            }
             Err(error) => {
-                self.unrecorded(&delivery, &job, &error).await;
+                self.unrecorded(&delivery, &job, attempt, &error).await;
                 None
             }
         }
@@ -257,7 +271,7 @@ impl Quarantine {
     }
 
     /// Writes the dead letter, then the answer. Without the letter there is no answer: the message comes back.
-    async fn put_aside(&self, attempts: &Attempts, delivery: Arc<Delivery>, job: Job, started: &Started) {
+    async fn put_aside(&self, attempts: &Attempts, delivery: Arc<Delivery>, job: Job, attempt: u64, started: &Started) {
         let tools = &self.tools;
         let (id, generation) = (job.id, job.generation);
         let starts = started.starts().len() as u32;
@@ -274,7 +288,7 @@ impl Quarantine {
             };
             if let Err(error) = tools.dead.write(&letter).await {
                 tracing::error!(job = %id, %error, "a dead letter could not be written; its message comes back");
-                return self.send_back_rest(&delivery, TRY_AGAIN).await;
+                return self.send_back_rest(&delivery, &job, attempt).await;
             }
             let who: Vec<&str> = started.starts().iter().map(|start| start.process.as_str()).collect();
             tracing::error!(job = %id, generation, workers = ?who, "a job ended its workers and was put aside");
@@ -295,16 +309,20 @@ impl Quarantine {
     }
 
     /// Nothing runs unrecorded.
-    async fn unrecorded(&self, delivery: &Arc<Delivery>, job: &Job, error: &RecordError) {
+    async fn unrecorded(&self, delivery: &Arc<Delivery>, job: &Job, attempt: u64, error: &RecordError) {
         tracing::warn!(job = %job.id, %error, "a start could not be recorded; the message comes back");
-        self.send_back_rest(delivery, TRY_AGAIN).await;
+        self.send_back_rest(delivery, job, attempt).await;
     }
 
-    /// Gives a message back with all of its jobs that wait here, and the one at hand.
-    async fn send_back_rest(&self, delivery: &Arc<Delivery>, word: &'static str) {
+    /// Gives a message back for a later try, with all of its jobs that wait here and the one at hand.
+    async fn send_back_rest(&self, delivery: &Arc<Delivery>, job: &Job, attempt: u64) {
         let of_it = |suspect: &Suspect| Arc::ptr_eq(&suspect.delivery, delivery);
-        let rest = self.queue.lock().suspects.remove_where(of_it).len();
-        self.send_back(delivery, 1 + rest, word).await;
+        let rest = self.queue.lock().suspects.remove_where(of_it);
+        if may_return(attempt) {
+            return self.send_back(delivery, 1 + rest.len(), TRY_AGAIN).await;
+        }
+        let jobs = std::iter::once(job.id).chain(rest.iter().map(|suspect| suspect.job.id));
+        self.tools.replies.not_run(Arc::clone(delivery), jobs);
     }
 
     /// Ends our part in `jobs` of a delivery with `word`, unless it is not ours any more.
@@ -319,13 +337,17 @@ impl Quarantine {
         self.tools.link.is_up() && delivery.is_ours(self.tools.link.epoch(), Instant::now())
     }
 
-    /// Records ends; what cannot be written stays in the list.
+    /// Records ends, up to the first that cannot be written: that one goes to the back of the list, so that neither it
+    /// nor a broker that is away is waited for more than once in a turn.
     async fn record_ends(&self, attempts: &Attempts, ended: &mut Vec<Started>) {
-        for started in std::mem::take(ended) {
+        let mut left = std::mem::take(ended).into_iter();
+        while let Some(started) = left.next() {
             if let Err(error) = attempts.end(&started).await {
                 // It counts as a start that was not ended, until it is written after all.
                 tracing::warn!(%error, "the end of a job could not be recorded yet");
+                ended.extend(left);
                 ended.push(started);
+                return;
             }
         }
     }

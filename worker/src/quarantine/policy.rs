@@ -52,15 +52,31 @@ impl Record {
         Decision::Run(record)
     }
 
-    /// What is left after the end of the start of `boot`.
-    pub(super) fn without(&self, boot: BootId) -> Self {
+    /// What is left without any start of `boot`.
+    fn without(&self, boot: BootId) -> Self {
         let starts = self.starts.iter().filter(|start| start.boot != boot).cloned().collect();
         Self { starts, dead: self.dead }
+    }
+
+    /// What is left after the end of `start`. A later one of the same boot stays: that run may be under way.
+    pub(super) fn after(&self, start: &Start) -> Self {
+        let starts = self.starts.iter().filter(|other| !is_same(other, start)).cloned().collect();
+        Self { starts, dead: self.dead }
+    }
+
+    /// Whether `start` is recorded.
+    pub(super) fn holds(&self, start: &Start) -> bool {
+        self.starts.iter().any(|other| is_same(other, start))
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.starts.is_empty() && !self.dead
     }
+}
+
+/// A worker starts one suspect after the other, so the time tells its starts apart.
+fn is_same(one: &Start, other: &Start) -> bool {
+    (one.boot, one.at_us) == (other.boot, other.at_us)
 }
 
 /// Suspects that wait for their turn, one after the other: higher lanes first, the oldest of a lane first. Bounded,

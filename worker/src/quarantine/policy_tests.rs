@@ -28,8 +28,8 @@ fn a_job_that_ended_two_workers_alone_is_put_aside_before_it_meets_a_third() {
 #[test]
 fn a_start_that_was_ended_does_not_count() {
     let first = run(Record::default().decide(start(1)));
-    assert!(first.without(boot(1)).is_empty());
-    let second = run(first.without(boot(1)).decide(start(2)));
+    assert!(first.after(&start(1)).is_empty());
+    let second = run(first.after(&start(1)).decide(start(2)));
     assert_eq!(second.starts.len(), 1);
 }
 
@@ -37,6 +37,15 @@ fn a_start_that_was_ended_does_not_count() {
 fn a_worker_that_is_alive_does_not_hold_its_own_earlier_start_against_a_job() {
     let record = Record { starts: vec![start(1), start(2)], dead: false };
     assert_eq!(run(record.decide(start(2))).starts, [start(1), start(2)]);
+}
+
+#[test]
+fn the_late_end_of_an_earlier_start_leaves_the_present_one() {
+    let first = run(Record::default().decide(start(1)));
+    let again = Start { at_us: 99, ..start(1) };
+    let second = run(first.decide(again.clone()));
+    assert_eq!(second.after(&start(1)).starts, std::slice::from_ref(&again));
+    assert!(!second.holds(&start(1)) && second.holds(&again));
 }
 
 #[test]
@@ -117,7 +126,7 @@ proptest! {
                     prop_assert!(next.starts.len() <= MAX_STARTS);
                     record = match fate {
                         0 => { dead_of_it.push(worker); next }
-                        1 => next.without(boot(worker)),
+                        1 => next.after(&start(worker)),
                         _ => next,
                     };
                 }
