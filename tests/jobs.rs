@@ -168,8 +168,10 @@ async fn a_job_is_cancelled_while_it_waits_and_while_it_runs() {
     let waiting = client::get(second, &format!("/v1/jobs/{}", id(&last))).await.unwrap().json();
     assert_eq!(waiting["state"], "queued", "{waiting}");
     assert!(waiting["position"].as_u64().is_some_and(|ahead| ahead > 0), "{waiting}");
-    let running = client::get(second, "/v1/jobs?state=running").await.unwrap().json();
-    let running = running["data"][0].clone();
+    let find_running =
+        || async { client::get(second, "/v1/jobs?state=running").await.unwrap().json()["data"][0].clone() };
+    eventually("one is seen to run", LONG, || async { !find_running().await.is_null() }).await;
+    let running = find_running().await;
     for job in [&last, &running] {
         let path = format!("/v1/jobs/{}", id(job));
         let cancelled = delete(second, &path).await;

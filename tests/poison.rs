@@ -239,8 +239,11 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
 async fn give_up_on_a_message(cluster: &Cluster) {
     use async_nats::jetstream::{consumer::pull, stream};
     let js = async_nats::jetstream::new(async_nats::connect(cluster.broker_url()).await.unwrap());
-    let config =
-        stream::Config { name: "BACKSTOP".to_owned(), subjects: vec!["backstop".to_owned()], ..Default::default() };
+    let config = stream::Config {
+        name: "BACKSTOP".to_owned(),
+        subjects: vec!["forebay.backstop".to_owned()],
+        ..Default::default()
+    };
     let stream = js.create_stream(config).await.unwrap();
     let once = pull::Config {
         durable_name: Some("normal".to_owned()),
@@ -249,7 +252,7 @@ async fn give_up_on_a_message(cluster: &Cluster) {
         ..Default::default()
     };
     let consumer = stream.create_consumer(once).await.unwrap();
-    js.publish("backstop", "x".into()).await.unwrap().await.unwrap();
+    js.publish("forebay.backstop", "x".into()).await.unwrap().await.unwrap();
     let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
     assert!(messages.next().await.is_some());
 }

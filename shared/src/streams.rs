@@ -305,6 +305,17 @@ pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) 
     ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
 }
 
+/// Bytes that the broker reserves for everything above, with `models` models, by the bounds that they have unless settings say
+/// otherwise: a stream reserves its bound when it is created.
+pub fn reserved_bytes(models: usize) -> u64 {
+    let stores = StoreArgs::default();
+    let queues = Queue::ALL.map(|queue| queue_config(queue, &stores).max_bytes);
+    let buckets = Bucket::ALL.map(|bucket| bucket_config(bucket, &stores).max_bytes);
+    let objects = Objects::ALL.map(|objects| objects_config(objects, &stores).max_bytes);
+    let fixed: i64 = queues.into_iter().chain(buckets).chain(objects).sum();
+    fixed.unsigned_abs() + u64::from(stores.queue_max_bytes) * models as u64
+}
+
 fn version_metadata() -> HashMap<String, String> {
     HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
 }

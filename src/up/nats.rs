@@ -6,6 +6,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use super::UpDurability;
+use forebay_shared::streams;
+
 use super::plan::Plan;
 use super::store::Store;
 use crate::host;
@@ -14,9 +16,8 @@ use crate::host;
 const OLDEST_VERSION: (u32, u32) = (2, 11);
 /// What JetStream may use at most, whatever the disk has.
 const LARGEST_STORE_BYTES: u64 = 64 << 30;
-/// Streams reserve their bounds when they are created: one per model, and buckets beside them.
-const RESERVED_PER_MODEL_BYTES: u64 = 2 << 30;
-const RESERVED_BYTES: u64 = 12 << 30;
+/// Beside what the fleet's streams reserve: more models, changed limits.
+const SPARE_BYTES: u64 = 4 << 30;
 const MEMORY_BYTES: u64 = 256 << 20;
 /// The key reaches the broker in its environment, so that it stands in no file but the user's own.
 pub const STORE_KEY_ENV: &str = "FOREBAY_STORE_KEY";
@@ -80,7 +81,7 @@ pub fn write_config(plan: &Plan, store: &Store) -> anyhow::Result<()> {
 }
 
 fn config(plan: &Plan, store: &Path, disk_free_bytes: u64) -> anyhow::Result<String> {
-    let reserved = RESERVED_BYTES + RESERVED_PER_MODEL_BYTES * plan.models.len() as u64;
+    let reserved = streams::reserved_bytes(plan.models.len()) + SPARE_BYTES;
     let max_file = (disk_free_bytes / 5 * 4).min(LARGEST_STORE_BYTES).max(reserved);
     let max_memory = match plan.durability {
         UpDurability::Memory => reserved,

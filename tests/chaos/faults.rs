@@ -1,5 +1,6 @@
 //! Does what the schedule says to a running system, and undoes it in time.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::message::PublishMessage;
@@ -9,11 +10,12 @@ use forebay_shared::job::{Bundle, EmbedParams, Input, Job, Task};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::subjects;
 use futures::future::join_all;
+use tokio::task::JoinSet;
 
 use super::history::Done;
 use super::schedule::{Event, Kind};
 use crate::support::netns::Netns;
-use crate::support::{Cluster, Process};
+use crate::support::{Cluster, Process, client};
 
 /// Everything that was disturbed is back by then, or the run has failed.
 const BACK_LIMIT: Duration = Duration::from_secs(20);
@@ -34,11 +36,13 @@ pub struct Faults<'a> {
     pub cluster: &'a mut Cluster,
     pub netns: Option<&'a Netns>,
     done: Vec<Done>,
+    /// Processes that were started again and do not do their work yet.
+    coming_back: JoinSet<Done>,
 }
 
 impl<'a> Faults<'a> {
     pub fn new(cluster: &'a mut Cluster, netns: Option<&'a Netns>) -> Self {
-        Self { cluster, netns, done: Vec::new() }
+        Self { cluster, netns, done: Vec::new(), coming_back: JoinSet::new() }
     }
 
     /// Runs the schedule; everything is as before when it returns.
@@ -74,6 +78,10 @@ impl<'a> Faults<'a> {
                 begun.guest = self.begin(begun.event).await;
             }
         }
+        while let Some(back) = self.coming_back.join_next().await {
+            self.done.push(back.expect("everything comes back"));
+        }
+        self.done.sort_by_key(|done| done.from);
         self.done
     }
 
@@ -103,7 +111,13 @@ impl<'a> Faults<'a> {
             Kind::KillWorker | Kind::KillApi | Kind::KillAggregator | Kind::KillBroker => {
                 let process = self.target(event);
                 process.restart();
-                process.ready(BACK_LIMIT).await;
+                // Not waited for here: it may need what is still away, and whose return is the next thing to do.
+                let (name, (addr, path)) = (process.name().to_owned(), process.probe());
+                self.coming_back.spawn(async move {
+                    back(&name, addr, path).await;
+                    Done { event, from, until: Instant::now() }
+                });
+                return;
             }
             Kind::FreezeWorker | Kind::FreezeApi | Kind::FreezeAggregator | Kind::FreezeBroker => {
                 self.target(event).thaw();
@@ -126,6 +140,14 @@ impl<'a> Faults<'a> {
             Kind::KillBroker | Kind::FreezeBroker => self.cluster.nats(),
             _ => self.cluster.worker(event.target),
         }
+    }
+}
+
+async fn back(name: &str, addr: SocketAddr, path: &str) {
+    let end = Instant::now() + BACK_LIMIT;
+    while !client::get(addr, path).await.is_ok_and(|answer| answer.status == 200) {
+        assert!(Instant::now() < end, "{name} is not back after {BACK_LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

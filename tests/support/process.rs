@@ -53,6 +53,11 @@ impl Process {
         self.spec.addr
     }
 
+    /// Address and path that answer 200 once it does its work.
+    pub fn probe(&self) -> (SocketAddr, &'static str) {
+        (self.spec.ready_addr, self.spec.ready_path)
+    }
+
     /// The id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         let mut child = self.child.lock().unwrap();
