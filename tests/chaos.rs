@@ -147,7 +147,9 @@ async fn run(schedule: &[Event], lines: usize, netns: Option<&Netns>, bug: Optio
     tokio::time::sleep(Duration::from_secs(3)).await;
     let requests = traffic.stop().await;
     let background = background.end().await;
-    queue::is_empty_in_the_end(&cluster).await;
+    if bug.is_none() {
+        queue::is_empty_in_the_end(&cluster).await;
+    }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = leaks::held(processes(&cluster));
     let grown = leaks::grown(&before, &after);
