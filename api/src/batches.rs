@@ -23,7 +23,7 @@
 //! in the error file.
 //!
 //! A batch whose messages were lost all the same is found and split again, within minutes if its tenant has nothing else on
-//! the queue and after its completion window at the latest ([`repair`]).
+//! the queue and after its completion window at the latest (`repair`).
 //!
 //! Memory is bounded by [`runner::PARTS_AT_ONCE`] parts and their answers; files are only ever streamed.
 

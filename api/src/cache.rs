@@ -2,7 +2,7 @@
 //! once.
 //!
 //! Each row of a request goes its own way ([`answer`]): of 32 rows of which 20 are kept, 12 are submitted. A row that is
-//! being computed for another request is waited for ([`flight`]). The key ([`key`]) holds the model's token, so answers
+//! being computed for another request is waited for (`flight`). The key (`key`) holds the model's token, so answers
 //! of an old revision are never found again, and the tenant's name unless answers are shared: how long an answer takes
 //! would tell one tenant what another has asked.
 //!

@@ -6,7 +6,7 @@
 //! request, whatever is reloaded meanwhile.
 //!
 //! Limits are configured for the whole fleet. Rates and seats are divided by the number of live apis ([`share`]), so no
-//! request waits for another process; a day's quota is shared through the broker, and may be overshot a little ([`quota`]).
+//! request waits for another process; a day's quota is shared through the broker, and may be overshot a little (`quota`).
 //! A request takes a seat and one of its tenant's requests at the door ([`visit`]), and tokens once its inputs are known
 //! ([`Caller::charge`]): first by estimate, corrected when the answer tells.
 

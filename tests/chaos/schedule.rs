@@ -118,7 +118,7 @@ pub fn schedule(seed: u64, length: Duration, topology: Topology) -> Vec<Event> {
     while now + Duration::from_secs(8) < length {
         let Ok(kind) = kinds.choose_weighted(&mut rng, |kind| kind.weight()) else { break };
         let kind = *kind;
-        if last.is_some_and(|last| last.role() == kind.role() && last != kind) {
+        if last.is_some_and(|last| last.role() == kind.role()) {
             continue;
         }
         let of = match kind.role() {

@@ -18,7 +18,7 @@ pub enum UploadFault {
     Store(StoreError),
 }
 
-/// An object that is being written. Dropped before [`Upload::finish`], it is removed again.
+/// An object that is being written. Dropped before it is finished, it is removed again.
 pub struct Upload {
     id: String,
     writer: BufWriter<DuplexStream>,

@@ -2,7 +2,7 @@
 //!
 //! A receiver that does not answer keeps a place until its time is up, so a tenant has a share of the places only: over it
 //! a call is put off, and others' calls pass it. How often the queue has delivered a call therefore says nothing about how
-//! often it was tried: that is written onto the message ([`tries`]), which a failed try replaces by the next one's.
+//! often it was tried: that is written onto the message (`tries`), which a failed try replaces by the next one's.
 
 use std::sync::Arc;
 use std::time::Duration;
