@@ -133,7 +133,7 @@ mod tests {
         let of = |models, free| config(&plan(models), Path::new("/store"), free).unwrap();
         assert!(of(1, 10 << 40).contains(&format!("max_file_store: {LARGEST_STORE_BYTES}\n")));
         assert!(of(1, 50_000_000_000).contains("max_file_store: 40000000000\n"));
-        assert!(of(3, 0).contains(&format!("max_file_store: {}\n", 18u64 << 30)));
+        assert!(of(3, 0).contains(&format!("max_file_store: {}\n", streams::reserved_bytes(3) + SPARE_BYTES)));
     }
 
     #[test]
@@ -145,7 +145,10 @@ mod tests {
         let plain = of(UpDurability::File, false);
         assert!(!plain.contains("sync_interval") && !plain.contains("cipher"), "{plain}");
         assert!(of(UpDurability::Fsync, false).contains("sync_interval: always"));
-        assert!(of(UpDurability::Memory, false).contains(&format!("max_memory_store: {}\n", 14u64 << 30)));
+        assert!(
+            of(UpDurability::Memory, false)
+                .contains(&format!("max_memory_store: {}\n", streams::reserved_bytes(1) + SPARE_BYTES))
+        );
         assert!(of(UpDurability::File, true).contains("cipher: chachapoly\n  key: $FOREBAY_STORE_KEY\n"));
     }
 

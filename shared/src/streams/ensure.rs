@@ -1,5 +1,7 @@
 //! Creates what is missing, verifies what is there.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::{Consumer, IntoConsumerConfig, pull};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
 use async_nats::jetstream::{self, ErrorCode, kv, object_store};
@@ -26,6 +28,10 @@ pub enum EnsureError {
     #[error("JetStream does not answer: {0}; is it enabled on the broker?")]
     Unavailable(String),
 }
+
+/// How often a broker that does not answer is asked again before a process gives up.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The fleet's streams, buckets and object stores, as one process opens them.
 #[derive(Clone)]
@@ -65,10 +71,16 @@ impl Stores {
     }
 
     async fn stream(&self, wanted: StreamConfig) -> Result<Stream<Info>, EnsureError> {
-        let stream = match self.js.get_stream(&wanted.name).await {
-            Ok(stream) => stream,
-            Err(error) if is_not_found(&error) => create_stream(&self.js, wanted.clone()).await?,
-            Err(error) => return Err(EnsureError::Unavailable(error.to_string())),
+        let mut patience = LOOKS;
+        let stream = loop {
+            match self.js.get_stream(&wanted.name).await {
+                Ok(stream) => break stream,
+                Err(error) if is_not_found(&error) => break create_stream(&self.js, wanted.clone()).await?,
+                // A cluster that chooses a leader does not answer for some seconds.
+                Err(_) if patience > 0 => patience -= 1,
+                Err(error) => return Err(EnsureError::Unavailable(error.to_string())),
+            }
+            tokio::time::sleep(PAUSE).await;
         };
         let found = &stream.cached_info().config;
         check("stream", &wanted.name, &of_stream(found), &of_stream(&wanted))?;

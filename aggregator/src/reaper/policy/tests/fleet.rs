@@ -130,7 +130,7 @@ impl World {
                 Action::Kick { boot: of, .. } => {
                     let worker = of.as_bytes()[0];
                     if self.life(worker) != Life::Dead {
-                        assert_eq!(self.life(worker), Life::Frozen, "only the frozen are kicked");
+                        assert_ne!(self.life(worker), Life::Runs, "who runs is not kicked");
                         self.workers.get_mut(&worker).unwrap().0 = Life::Cut;
                         self.tell(|policy, now| policy.disconnected(of, &connection(worker.into()), now));
                     }
