@@ -57,7 +57,7 @@ fn script(events: &[(f64, Kind, usize, u64)]) -> Vec<Event> {
 
 /// A test of the test: with `bug` in the system the suite finds a problem that names it.
 async fn finds(bug: Bug, schedule: &[Event], named: &str) {
-    let problems = run(schedule, 500, None, Some(bug)).await.problems();
+    let problems = run(schedule, 50, None, Some(bug)).await.problems();
     println!("{}: {problems:?}", bug.name());
     assert!(problems.iter().any(|problem| problem.contains(named)), "{} was not found: {problems:?}", bug.name());
 }
