@@ -31,6 +31,7 @@ pub enum EnsureError {
 
 /// How often a broker that does not answer is asked again before a process gives up.
 const LOOKS: u32 = 4;
+const LEADER_LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The fleet's streams, buckets and object stores, as one process opens them.
@@ -141,6 +142,13 @@ impl Stores {
             },
         };
         check("bucket", &name, &of_store(&store.stream.cached_info().config), &of_store(&wanted))?;
+        // A replicated bucket that was made a moment ago answers once its replicas have chosen a leader and caught up.
+        for _ in 0..LEADER_LOOKS {
+            if self.args.durability.replicas() == 1 || store.get("is-there-a-leader").await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
         Ok(store)
     }
 
