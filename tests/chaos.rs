@@ -146,7 +146,9 @@ async fn run(schedule: &[Event], lines: usize, netns: Option<&Netns>, bug: Optio
     // What is still on its way gets its time.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let requests = traffic.stop().await;
-    let background = background.end().await;
+    // What a planted bug breaks need not be waited for.
+    let limit = if bug.is_some() { Duration::from_secs(8) } else { background::END_LIMIT };
+    let background = background.end(limit).await;
     if bug.is_none() {
         queue::is_empty_in_the_end(&cluster).await;
     }

@@ -20,7 +20,7 @@ use crate::support::{Client, Cluster};
 
 const PAUSE: Duration = Duration::from_millis(150);
 /// Everything that was accepted has ended by then, once all is quiet.
-const END_LIMIT: Duration = Duration::from_secs(90);
+pub const END_LIMIT: Duration = Duration::from_secs(90);
 
 /// Jobs that are submitted until it is stopped, and the batch.
 pub struct Background {
@@ -68,12 +68,12 @@ impl Background {
     }
 
     /// Accepts nothing more, waits until everything has ended, and judges it.
-    pub async fn end(self) -> Ended {
+    pub async fn end(self, limit: Duration) -> Ended {
         self.stop.store(true, Ordering::Relaxed);
         let accepted = self.accepted.lock().unwrap().clone();
         let verify = verify::built_in();
         let mut ended = Ended { accepted: accepted.len(), lines: self.lines, ..Ended::default() };
-        let until = Instant::now() + END_LIMIT;
+        let until = Instant::now() + limit;
         for (id, input) in &accepted {
             if let Err(problem) = self.judge(id, input, &verify, until).await {
                 ended.wrong_jobs.push(format!("{id}: {problem}"));
