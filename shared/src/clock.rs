@@ -32,6 +32,12 @@ struct Inner {
     best_round_trip_us: AtomicU64,
 }
 
+/// What the host's wall clock says, microseconds since the Unix epoch; wrong where a test wants it to be.
+fn host_us() -> u64 {
+    let wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+    wall_us.saturating_add_signed(planted::clock_skew_seconds() * 1_000_000)
+}
+
 impl Default for BrokerClock {
     fn default() -> Self {
         Self::from_wall_clock()
@@ -41,11 +47,9 @@ impl Default for BrokerClock {
 impl BrokerClock {
     /// Starts from the host's wall clock: right on one machine, corrected by the first estimate elsewhere.
     pub fn from_wall_clock() -> Self {
-        let wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        let at_origin_us = wall_us.saturating_add_signed(planted::clock_skew_seconds() * 1_000_000);
         Self(Arc::new(Inner {
             origin: Instant::now(),
-            at_origin_us: AtomicU64::new(at_origin_us),
+            at_origin_us: AtomicU64::new(host_us()),
             best_round_trip_us: AtomicU64::new(u64::MAX),
         }))
     }
@@ -91,8 +95,7 @@ impl BrokerClock {
 
     /// Seconds by which the broker's clock is ahead of this host's wall clock.
     pub fn offset_seconds(&self) -> f64 {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.now_us() as f64 / 1e6 - wall
+        (self.now_us() as f64 - host_us() as f64) / 1e6
     }
 
     /// Asks the broker once through the info of `stream`.
