@@ -41,6 +41,10 @@ pub struct Ended {
     pub lines: usize,
     /// Jobs that were accepted and have no end, or the wrong one, or another's result.
     pub wrong_jobs: Vec<String>,
+    /// Accepted jobs of which no write of an end was seen: the watch was blind.
+    pub unseen: Vec<String>,
+    /// Jobs that ended and that nobody was told of: one may have been on its way when it was stopped.
+    pub strange: Vec<String>,
     /// Ends that were written over an end.
     pub ended_twice: Vec<String>,
     /// Lines that are missing, twice there, or with another's vector.
@@ -97,7 +101,11 @@ impl Background {
         // The last writes are seen a moment after they were answered.
         tokio::time::sleep(Duration::from_millis(500)).await;
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
-        ended.ended_twice = std::mem::take(&mut self.ends.lock().unwrap().twice);
+        let mut ends = self.ends.lock().unwrap();
+        ended.ended_twice = std::mem::take(&mut ends.twice);
+        ended.unseen = accepted.keys().filter(|id| !ends.first.contains_key(*id)).cloned().collect();
+        ended.strange = ends.first.keys().filter(|id| !accepted.contains_key(*id)).cloned().collect();
+        drop(ends);
         ended
     }
 

@@ -11,15 +11,8 @@ use crate::support::client;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Counters that an aggregator keeps of itself: they begin anew with its process, as Prometheus expects.
-const ITS_OWN: [&str; 7] = [
-    "process_",
-    "forebay_reports_",
-    "forebay_series_",
-    "forebay_broker_",
-    "forebay_recovery_",
-    "forebay_reap",
-    "forebay_queue_",
-];
+const ITS_OWN: [&str; 6] =
+    ["process_", "forebay_reports_", "forebay_series_", "forebay_broker_", "forebay_recovery_", "forebay_reap"];
 
 pub struct Counters {
     stop: Arc<AtomicBool>,

@@ -124,6 +124,17 @@ impl<'a> Faults<'a> {
             }
             Kind::SlowWorker => self.cluster.worker(guest.expect("it joined")).kill9(),
             Kind::SkewedClock => {
+                let page = client::get(self.cluster.worker(guest.expect("it joined")).addr(), "/metrics").await;
+                let offset = page.ok().and_then(|page| {
+                    let page = page.text();
+                    let value = page.lines().find_map(|line| line.strip_prefix("forebay_worker_clock_offset_seconds "));
+                    value?.parse::<f64>().ok()
+                });
+                // It may not have got as far, on a busy machine or without a broker.
+                assert!(
+                    offset.is_none_or(|offset| offset == 0.0 || offset > 3_000.0),
+                    "the clock is right: {offset:?}"
+                );
                 let status = self.cluster.worker(guest.expect("it joined")).terminate(STOP_LIMIT).await;
                 assert!(status.success(), "a worker with a skewed clock drains like any other: {status}");
             }
@@ -137,7 +148,7 @@ impl<'a> Faults<'a> {
         match event.kind {
             Kind::KillApi | Kind::FreezeApi => self.cluster.api(event.target),
             Kind::KillAggregator | Kind::FreezeAggregator => self.cluster.aggregator(event.target),
-            Kind::KillBroker | Kind::FreezeBroker => self.cluster.nats(),
+            Kind::KillBroker | Kind::FreezeBroker => &self.cluster.brokers()[event.target],
             _ => self.cluster.worker(event.target),
         }
     }
@@ -154,7 +165,8 @@ async fn back(name: &str, addr: SocketAddr, path: &str) {
 /// Fills the model's queue up to its limit with jobs of an api that is not there; they expire by themselves.
 async fn fill(cluster: &Cluster) {
     // With the broker away at this moment there is nothing to fill.
-    let Ok(client) = tokio::time::timeout(Duration::from_secs(2), cluster.broker_client()).await else { return };
+    let connecting = tokio::time::timeout(Duration::from_secs(2), async_nats::connect(cluster.broker_url()));
+    let Ok(Ok(client)) = connecting.await else { return };
     let js = async_nats::jetstream::new(client);
     let Ok(models) = js.get_key_value(forebay_shared::streams::MODELS_BUCKET).await else { return };
     let key = forebay_shared::model::record_key(&cluster.model_name().into());

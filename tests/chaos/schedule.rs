@@ -1,10 +1,14 @@
 //! Which faults happen when: decided beforehand from a seed, so that a run can be repeated. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+
+/// What a broker of a cluster gets between its return and the next fault of one.
+const CATCH_UP: Duration = Duration::from_secs(12);
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,20 +111,18 @@ pub struct Event {
 }
 
 /// Faults for `length`, the last of which is over a while before the end. One begins when the one before is over, mostly;
-/// a third begin before that, against another role, so that two things are wrong at once.
+/// a third begin before that, so that two things are wrong at once, but never two of one role.
 pub fn schedule(seed: u64, length: Duration, topology: Topology) -> Vec<Event> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let kinds: Vec<Kind> =
         Kind::ALL.into_iter().filter(|kind| topology.can_partition || *kind != Kind::Partition).collect();
     let mut events: Vec<Event> = Vec::new();
     let mut now = Duration::from_secs(2);
-    let mut last: Option<Kind> = None;
+    let mut free_at: BTreeMap<Role, Duration> = BTreeMap::new();
     while now + Duration::from_secs(8) < length {
-        let Ok(kind) = kinds.choose_weighted(&mut rng, |kind| kind.weight()) else { break };
-        let kind = *kind;
-        if last.is_some_and(|last| last.role() == kind.role()) {
-            continue;
-        }
+        let free = |kind: &&Kind| free_at.get(&kind.role()).is_none_or(|at| *at <= now);
+        let free: Vec<Kind> = kinds.iter().filter(free).copied().collect();
+        let Ok(kind) = free.choose_weighted(&mut rng, |kind| kind.weight()).copied() else { break };
         let of = match kind.role() {
             Role::Worker => topology.workers,
             Role::Api => topology.apis,
@@ -135,15 +137,17 @@ pub fn schedule(seed: u64, length: Duration, topology: Topology) -> Vec<Event> {
             _ => rng.random_range(0..of),
         };
         events.push(Event { at: now, kind, target, lasts });
+        // One of several brokers has to catch up before the next may be disturbed, or there is no quorum.
+        let settles = if kind.role() == Role::Broker && of > 1 { CATCH_UP } else { Duration::ZERO };
+        free_at.insert(kind.role(), now + lasts + settles);
         // Everything that was disturbed is given the time to come back, except where two faults are to overlap.
         let together = rng.random_ratio(1, 3);
         now += if together { lasts / 2 } else { lasts + Duration::from_millis(rng.random_range(800..2_500)) };
-        last = together.then_some(kind);
     }
     events
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Worker,
     Api,
@@ -174,4 +178,16 @@ fn a_seed_gives_one_schedule_with_every_kind_in_a_long_run() {
         assert!(long.iter().any(|event| event.kind == kind), "{kind:?}");
     }
     assert!(long.iter().all(|event| event.at + event.lasts < Duration::from_secs(900)));
+}
+
+#[test]
+fn no_two_processes_of_a_role_are_disturbed_at_once_and_brokers_catch_up_between() {
+    let topology = Topology { workers: 3, apis: 2, aggregators: 2, brokers: 3, can_partition: true };
+    let long = schedule(9, Duration::from_secs(900), topology);
+    assert!(long.windows(2).any(|pair| pair[1].at < pair[0].at + pair[0].lasts), "some faults overlap");
+    for (index, event) in long.iter().enumerate() {
+        let wait = if event.kind.role() == Role::Broker { CATCH_UP } else { Duration::ZERO };
+        let before = long[..index].iter().filter(|before| before.kind.role() == event.kind.role());
+        assert!(before.clone().all(|before| before.at + before.lasts + wait <= event.at), "{event:?}");
+    }
 }

@@ -12,9 +12,6 @@ use super::history::{Ended, Request};
 use crate::support::Client;
 use crate::support::verify::{self, Verify};
 
-/// What every request is given.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 pub struct Traffic {
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
@@ -23,6 +20,8 @@ pub struct Traffic {
 struct Shared {
     apis: Vec<SocketAddr>,
     model: String,
+    /// What every request is given.
+    timeout: Duration,
     stop: AtomicBool,
     next: AtomicU64,
     requests: Mutex<Vec<Request>>,
@@ -31,11 +30,12 @@ struct Shared {
 }
 
 impl Traffic {
-    pub fn start(apis: Vec<SocketAddr>, model: &str, per_second: f64) -> Self {
+    pub fn start(apis: Vec<SocketAddr>, model: &str, per_second: f64, timeout: Duration) -> Self {
         let shared = Arc::new(Shared {
             idle: apis.iter().map(|_| Mutex::default()).collect(),
             apis,
             model: model.to_owned(),
+            timeout,
             stop: AtomicBool::new(false),
             next: AtomicU64::new(0),
             requests: Mutex::default(),
@@ -77,7 +77,7 @@ impl Shared {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let api = number as usize % self.apis.len();
         let kept = self.idle[api].lock().unwrap().pop();
-        let seconds = TIMEOUT.as_secs().to_string();
+        let seconds = self.timeout.as_secs().to_string();
         let mut client = kept.unwrap_or_else(|| Client::new(self.apis[api]).header("x-request-timeout", &seconds));
         // One in forty is large: it is spread over the workers, and all of it must come back in order.
         let rows = if number % 40 == 7 { 50 } else { 1 };
@@ -91,12 +91,14 @@ impl Shared {
                 Err(problem) => Ended::Wrong(problem),
             },
             Ok(answer) => Ended::Status(answer.status, answer.text()),
+            // What is no HTTP, or more than one answer.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ended::Wrong(error.to_string()),
             Err(error) => Ended::Broken(error.to_string()),
         };
         if !matches!(ended, Ended::Broken(_)) {
             self.idle[api].lock().unwrap().push(client);
         }
-        self.requests.lock().unwrap().push(Request { api, sent, took, timeout: TIMEOUT, ended });
+        self.requests.lock().unwrap().push(Request { api, sent, took, timeout: self.timeout, ended });
     }
 
     fn check(&self, inputs: &[String], body: &Value) -> Result<(), String> {

@@ -68,7 +68,7 @@ impl Client {
     /// Sends one request and reads its answer. After any error the next request takes a new connection.
     pub async fn send_as(&mut self, content: &str, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
         let exchange = async {
-            let mut stream = match self.stream.take() {
+            let mut stream = match self.stream.take().map(open).transpose()?.flatten() {
                 Some(stream) => stream,
                 None => connect(self.addr).await?,
             };
@@ -106,6 +106,24 @@ async fn connect(addr: SocketAddr) -> io::Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
     Ok(BufReader::new(stream))
+}
+
+/// A connection that was kept, unless the server has closed it since: its process may have ended, and a request on what is
+/// left of that would say nothing about the process that listens there now.
+///
+/// # Errors
+/// `InvalidData` if the server has said something that nobody asked for.
+fn open(stream: BufReader<TcpStream>) -> io::Result<Option<BufReader<TcpStream>>> {
+    let unasked = || io::Error::new(io::ErrorKind::InvalidData, "the server has said more than one answer");
+    if !stream.buffer().is_empty() {
+        return Err(unasked());
+    }
+    match stream.get_ref().try_read(&mut [0]) {
+        Ok(0) => Ok(None),
+        Ok(_) => Err(unasked()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(stream)),
+        Err(_) => Ok(None),
+    }
 }
 
 async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Answer> {

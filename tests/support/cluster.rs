@@ -148,7 +148,9 @@ impl Cluster {
     pub fn add_worker_in(&mut self, netns: &Netns) {
         let port = Port::reserve();
         let addr = SocketAddr::from((netns.guest, port.addr().port()));
-        let broker = format!("nats://{}:{}", netns.host, self.broker_addrs[0].port());
+        let brokers: Vec<String> =
+            self.broker_addrs.iter().map(|addr| format!("nats://{}:{}", netns.host, addr.port())).collect();
+        let broker = brokers.join(",");
         let name = format!("worker-{}", self.workers.len() + 1);
         let program = forebay().display().to_string();
         let flags = ["worker", "--metrics-addr", &addr.to_string(), "--broker", &broker, "--process-name", &name];
