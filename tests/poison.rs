@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use forebay_shared::async_jobs::row_id;
 use forebay_shared::dead::{DeadLetter, DeadLetters, DeadReason};
 use forebay_shared::ids::{BootId, JobId, Lane};
 use forebay_shared::job::{EmbedParams, Input, Job, Task};
@@ -150,22 +151,24 @@ async fn a_poison_request_is_put_aside_and_its_neighbours_are_answered() {
 
     // Begun anew where the fault is still there, it is put aside again under the next generation.
     let stop = Arc::new(AtomicBool::new(false));
-    let (again, _) = tokio::join!(
-        async {
-            let replayed = cluster.post(&format!("/v1/dead/{id}/replay"), &json!({})).await;
-            assert_eq!(replayed.status, 202, "{}", replayed.text());
-            assert_eq!(replayed.json()["generation"], 1);
-            let job = replayed.json()["job"].as_str().unwrap().to_owned();
-            ends(&cluster, &job, "dead").await;
-            eventually("it is a dead letter again", LONG, || async { self::letters(&cluster).await.len() == 1 }).await;
-            stop.store(true, Ordering::Relaxed);
-            job
-        },
-        keep_alive(&cluster, Arc::clone(&stop))
-    );
+    let again = async {
+        let replayed = cluster.post(&format!("/v1/dead/{id}/replay"), &json!({})).await;
+        assert_eq!(replayed.status, 202, "{}", replayed.text());
+        assert_eq!(replayed.json(), json!({ "id": id, "job": id, "generation": 1, "status": "queued" }));
+        let job = ends(&cluster, id, "dead").await;
+        eventually("it is a dead letter again", LONG, || async { self::letters(&cluster).await.len() == 1 }).await;
+        stop.store(true, Ordering::Relaxed);
+        job
+    };
+    let (job, _) = tokio::join!(again, keep_alive(&cluster, Arc::clone(&stop)));
+    // The id that the caller was told the first time is the job's, for good.
+    assert_eq!(job["id"], id, "{job}");
+    assert!(job["error"]["message"].as_str().unwrap().contains(id), "{job}");
     let letters = self::letters(&cluster).await;
-    assert_eq!((letters.len(), &letters[0]["generation"]), (1, &json!(1)), "{letters:?}");
-    let id = letters[0]["id"].as_str().unwrap();
+    assert_eq!((&letters[0]["id"], &letters[0]["generation"]), (&json!(id), &json!(1)), "{letters:?}");
+    let row = row_id(&id.parse().unwrap(), 0, 1).to_string();
+    assert_eq!(cluster.get(&format!("/v1/dead/{row}")).await.json()["id"], id, "an id from a log");
+    assert_eq!(cluster.get(&format!("/v1/jobs/{row}")).await.json()["id"], id, "an id from a log");
 
     // And where it was mended, it is done.
     cluster.worker(0).kill9();
@@ -174,8 +177,8 @@ async fn a_poison_request_is_put_aside_and_its_neighbours_are_answered() {
     let (ok, out, error) = forebay(&cluster, &["dead", "replay", id, "--json"]).await;
     assert!(ok, "{out}{error}");
     let replayed: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(replayed["jobs"][0]["result"], json!({ "id": id, "job": again, "generation": 2 }));
-    let done = ends(&cluster, &again, "done").await;
+    assert_eq!(replayed["jobs"][0]["result"], json!({ "id": id, "job": id, "generation": 2 }));
+    let done = ends(&cluster, id, "done").await;
     verify::built_in()(&format!("please {POISON} now"), &done["result"]).unwrap();
     assert!(self::letters(&cluster).await.is_empty());
     let (ok, _, error) = forebay(&cluster, &["dead", "show", id]).await;
@@ -205,7 +208,7 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
         dead.write(&letter(n, tenant)).await.unwrap();
         dead.write(&letter(n, tenant)).await.unwrap();
     }
-    let id = |n: u8| JobId::from_bytes([n; 16]).to_string();
+    let id = |n: u8| job(n).to_string();
     let ids = |list: &Value| list.as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
 
     let all = letters(&cluster).await;
@@ -226,12 +229,23 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     let path = format!("/v1/dead/{}", id(1));
     let answer = Client::new(cluster.api(0).addr()).send("DELETE", &path, b"").await.unwrap();
     assert_eq!(answer.json(), json!({ "id": id(1), "deleted": true }));
-    let (ok, out, error) = forebay(&cluster, &["dead", "drop", &id(2), &id(9)]).await;
-    assert!(!ok && out.contains(&id(2)) && error.contains("no dead letter has the id"), "{out}{error}");
+    assert_eq!(cluster.get(&path).await.status, 404);
+    let row = row_id(&job(2), 0, 0).to_string();
+    let (ok, out, error) = forebay(&cluster, &["dead", "show", &row]).await;
+    assert!(ok && out.contains(&id(2)) && !out.contains(&row), "{out}{error}");
+    let (ok, out, error) = forebay(&cluster, &["dead", "drop", &row, &id(9)]).await;
+    assert!(!ok && out.contains(&row) && error.contains("no dead letter has the id"), "{out}{error}");
     assert_eq!(ids(&json!(letters(&cluster).await)), [id(3)]);
     let (ok, out, error) = forebay(&cluster, &["dead", "list"]).await;
     assert!(ok && out.contains(&id(3)) && !out.contains("hidden"), "{out}{error}");
     cluster.stop().await;
+}
+
+/// A job whose one row is put aside.
+fn job(n: u8) -> JobId {
+    let mut id = [n; 16];
+    id[12..].fill(0);
+    JobId::from_bytes(id)
 }
 
 /// A message that reaches its greatest number of deliveries, in a stream made for it.
@@ -260,7 +274,7 @@ async fn give_up_on_a_message(cluster: &Cluster) {
 fn letter(n: u8, tenant: &str) -> DeadLetter {
     DeadLetter {
         job: Job {
-            id: JobId::from_bytes([n; 16]),
+            id: row_id(&job(n), 0, 0),
             generation: 0,
             tenant: tenant.into(),
             enqueued_us: 1,

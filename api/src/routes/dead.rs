@@ -83,9 +83,9 @@ pub async fn replay<B: Backend>(mut call: Call<B>) -> Answer {
 }
 
 pub async fn delete<B: Backend>(mut call: Call<B>) -> Answer {
-    let id = find(&mut call).await?.job.id;
-    desk(&call)?.letters.remove(&id).await.map_err(unavailable)?;
-    json(StatusCode::OK, &Deleted { id, deleted: true })
+    let letter = find(&mut call).await?;
+    desk(&call)?.letters.remove(&letter.job.id).await.map_err(unavailable)?;
+    json(StatusCode::OK, &Deleted { id: letter.summary().id, deleted: true })
 }
 
 /// The letter that the path names, if it is the caller's.

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, RawMessageErrorKind, Stream};
 use futures::StreamExt;
 
 use super::{DeadLetter, SUMMARY_HEADER, Summary};
+use crate::async_jobs::job_of_row;
 use crate::broker::REQUEST_TIMEOUT;
 use crate::codec::{self, CodecError};
 use crate::ids::{JobId, TenantName};
@@ -62,7 +63,7 @@ impl DeadLetters {
             .payload(payload)
             .message_id(letter.message_id())
             .header(SUMMARY_HEADER, summary.as_str());
-        let sent = self.js.send_publish(subjects::dead(&letter.token, &letter.job.id), message).await;
+        let sent = self.js.send_publish(subjects::dead(&letter.token, &job_of_row(&letter.job.id)), message).await;
         sent.map_err(|error| failed(error.to_string()))?.await.map_err(|error| failed(error.to_string()))?;
         Ok(())
     }
@@ -89,7 +90,7 @@ impl DeadLetters {
         Ok(found.into_iter().rev().collect())
     }
 
-    /// The newest letter of a job; `None` if there is none, or it is not `tenant`'s.
+    /// The newest letter of the job that has this id, or one of whose rows has it; `None` if there is none, or it is not `tenant`'s.
     ///
     /// # Errors
     /// [`DeadError::Broker`] if the stream cannot be read, [`DeadError::Unreadable`] if the letter cannot.
@@ -105,25 +106,55 @@ impl DeadLetters {
     /// # Errors
     /// [`DeadError::Broker`] if the broker does not erase it.
     pub async fn remove(&self, id: &JobId) -> Result<bool, DeadError> {
+        self.remove_where(id, |_| true).await
+    }
+
+    /// The same for those letters of a job that are meant, by their bytes.
+    pub(super) async fn remove_where(&self, id: &JobId, is_meant: impl Fn(&[u8]) -> bool) -> Result<bool, DeadError> {
+        let failed = |cause: String| DeadError::Broker { doing: "erase", cause };
         let mut any = false;
-        while let Some(message) = self.newest(id).await? {
-            let erased = self.stream.delete_message(message.sequence).await;
-            let failed = |cause| DeadError::Broker { doing: "erase", cause };
-            if !erased.map_err(|error| failed(error.to_string()))? {
-                return Err(failed("it refused".to_owned()));
+        for subject in filed_under(id) {
+            let mut from = 1;
+            loop {
+                let message = match self.stream.get_first_raw_message_by_subject(&subject, from).await {
+                    Ok(message) => message,
+                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                    Err(error) => return Err(failed(error.to_string())),
+                };
+                from = message.sequence + 1;
+                if !is_meant(&message.payload) {
+                    continue;
+                }
+                let erased = self.stream.delete_message(message.sequence).await;
+                if !erased.map_err(|error| failed(error.to_string()))? {
+                    return Err(failed("it refused".to_owned()));
+                }
+                any = true;
             }
-            any = true;
         }
         Ok(any)
     }
 
     async fn newest(&self, id: &JobId) -> Result<Option<StreamMessage>, DeadError> {
-        match self.stream.get_last_raw_message_by_subject(&subjects::dead_job(id)).await {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(DeadError::Broker { doing: "find", cause: error.to_string() }),
+        for subject in filed_under(id) {
+            match self.stream.get_last_raw_message_by_subject(&subject).await {
+                Ok(message) => return Ok(Some(message)),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(DeadError::Broker { doing: "find", cause: error.to_string() }),
+            }
         }
+        Ok(None)
     }
+}
+
+/// Where the letters of a job are: under its own id, or under that of a row, where earlier versions put them.
+fn filed_under(id: &JobId) -> Vec<String> {
+    let job = job_of_row(id);
+    let mut subjects = vec![subjects::dead_job(&job)];
+    if job != *id {
+        subjects.push(subjects::dead_job(id));
+    }
+    subjects
 }
 
 /// Names in a header must be printable: what is not is replaced there. The letter itself keeps them as they are.
