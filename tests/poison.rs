@@ -203,7 +203,7 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     let client = async_nats::connect(cluster.broker_url()).await.unwrap();
     let js = async_nats::jetstream::new(client);
     let stores = Stores::new(js.clone(), &StoreArgs::default());
-    let dead = DeadLetters::open(&stores, js).await.unwrap();
+    let dead = DeadLetters::open(&stores, js.clone()).await.unwrap();
     for (n, tenant) in [(1, "default"), (2, "somebody-else"), (3, "default")] {
         dead.write(&letter(n, tenant)).await.unwrap();
         dead.write(&letter(n, tenant)).await.unwrap();
@@ -217,6 +217,11 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     assert_eq!(ids(&page.json()["data"]), [id(3), id(1)], "{}", page.text());
     assert_eq!(ids(&cluster.get("/v1/dead?limit=1").await.json()["data"]), [id(3)]);
     assert_eq!(cluster.get("/v1/dead?limit=0").await.status, 400);
+    let lists = join_all((0..20).map(|_| cluster.get("/v1/dead"))).await;
+    assert!(lists.iter().all(|list| list.json() == page.json()), "{lists:?}");
+    // One whose caller leaves in the middle.
+    let _left = tokio::time::timeout(Duration::from_millis(2), cluster.get("/v1/dead")).await;
+    eventually("no list leaves a reader behind", Duration::from_secs(5), || async { readers(&js).await == 0 }).await;
     for (method, path) in [
         ("GET", format!("/v1/dead/{}", id(2))),
         ("DELETE", format!("/v1/dead/{}", id(2))),
@@ -239,6 +244,11 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     let (ok, out, error) = forebay(&cluster, &["dead", "list"]).await;
     assert!(ok && out.contains(&id(3)) && !out.contains("hidden"), "{out}{error}");
     cluster.stop().await;
+}
+
+/// Consumers on the stream of dead letters.
+async fn readers(js: &async_nats::jetstream::Context) -> usize {
+    js.get_stream("FOREBAY_DEAD").await.unwrap().cached_info().state.consumer_count
 }
 
 /// A job whose one row is put aside.

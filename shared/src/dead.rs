@@ -22,6 +22,7 @@ use crate::codec::Wire;
 use crate::ids::{BootId, JobId, Lane, ModelName, ModelToken, ProcessName, TenantName, hex};
 use crate::job::{Input, Job};
 
+mod reading;
 mod replay;
 mod store;
 mod undeliverable;

@@ -106,6 +106,7 @@ fn unavailable(error: DeadError) -> Failure {
     tracing::warn!(%error, "dead letters cannot be read");
     match error {
         DeadError::Unreadable { .. } => JobError::Internal.into(),
+        DeadError::Busy => JobError::Overloaded { retry_after_ms: 1_000 }.into(),
         DeadError::Open(_) | DeadError::Broker { .. } => JobError::BrokerUnavailable.into(),
     }
 }

@@ -1,13 +1,14 @@
 //! The stream of dead letters, read and written.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, RawMessageErrorKind, Stream};
-use futures::StreamExt;
+use tokio::sync::Mutex;
 
+use super::reading::each_message;
 use super::{DeadLetter, SUMMARY_HEADER, Summary};
 use crate::async_jobs::job_of_row;
 use crate::broker::REQUEST_TIMEOUT;
@@ -24,6 +25,9 @@ pub enum DeadError {
     Broker { doing: &'static str, cause: String },
     #[error("the dead letter {id} cannot be read here: {cause}; use the version of forebay that wrote it")]
     Unreadable { id: JobId, cause: CodecError },
+    /// A list reads the headers of all letters, so there is one at a time.
+    #[error("too many lists of dead letters are asked for at once; retry later")]
+    Busy,
 }
 
 /// Which letters to list.
@@ -40,6 +44,7 @@ pub struct Filter {
 pub struct DeadLetters {
     pub(super) js: jetstream::Context,
     stream: Stream<Info>,
+    listing: Arc<Mutex<()>>,
 }
 
 impl DeadLetters {
@@ -48,7 +53,7 @@ impl DeadLetters {
     /// # Errors
     /// As [`Stores::queue`].
     pub async fn open(stores: &Stores, js: jetstream::Context) -> Result<Self, DeadError> {
-        Ok(Self { js, stream: stores.queue(Queue::Dead).await? })
+        Ok(Self { js, stream: stores.queue(Queue::Dead).await?, listing: Arc::default() })
     }
 
     /// Writes a letter and waits until the broker has it. A repeat within the duplicate window changes nothing.
@@ -68,11 +73,14 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The newest letters that `filter` lets through, newest first. Reads headers only.
+    /// The newest letters that `filter` lets through, newest first. Reads headers only. One list at a time of all clones: each
+    /// is a consumer on the broker, and who asks for many has no more of them for it.
     ///
     /// # Errors
-    /// [`DeadError::Broker`] if the stream cannot be read.
+    /// [`DeadError::Broker`] if the stream cannot be read, [`DeadError::Busy`] if others are listed for too long.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, DeadError> {
+        let turn = tokio::time::timeout(REQUEST_TIMEOUT, self.listing.lock()).await;
+        let _turn = turn.map_err(|_| DeadError::Busy)?;
         let mut found = VecDeque::new();
         each_message(&self.stream, true, "list", |message| {
             let summary = message.headers.as_ref().and_then(|headers| headers.get(SUMMARY_HEADER));
@@ -167,36 +175,4 @@ fn ascii(mut summary: Summary) -> Summary {
         start.process = printable(start.process.as_str()).as_str().into();
     }
     summary
-}
-
-/// Reads what is in a stream at this moment from its beginning to its end.
-pub(super) async fn each_message(
-    stream: &Stream<Info>,
-    headers_only: bool,
-    doing: &'static str,
-    mut each: impl FnMut(&jetstream::Message),
-) -> Result<(), DeadError> {
-    let failed = |cause: String| DeadError::Broker { doing, cause };
-    let state = stream.get_info().await.map_err(|error| failed(error.to_string()))?.state;
-    if state.messages == 0 {
-        return Ok(());
-    }
-    let config = OrderedConfig { headers_only, ..OrderedConfig::default() };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a reader of its own that defines nothing and goes with its connection"
-    )]
-    let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
-    let mut messages = consumer.messages().await.map_err(|error| failed(error.to_string()))?;
-    loop {
-        let next = tokio::time::timeout(REQUEST_TIMEOUT, messages.next()).await;
-        let Some(message) = next.map_err(|_| failed("it stopped sending them".to_owned()))? else { return Ok(()) };
-        let message = message.map_err(|error| failed(error.to_string()))?;
-        let info = message.info().map_err(|error| failed(error.to_string()))?;
-        let (sequence, left) = (info.stream_sequence, info.pending);
-        each(&message);
-        if sequence >= state.last_sequence || left == 0 {
-            return Ok(());
-        }
-    }
 }
