@@ -118,8 +118,9 @@ async fn a_poison_request_is_put_aside_and_its_neighbours_are_answered() {
     assert_eq!(answer.status, 500, "{}", answer.text());
     let error = &answer.json()["error"];
     assert_eq!(error["code"], "dead_lettered", "{error}");
-    // One start before the test saw the messages, then one death among others and two alone.
-    assert_eq!(started, 4, "it ended more workers than it had to");
+    // One start after the test has put its messages there, then at most one death among others, and two alone: where the
+    // first delivery lapses before it is run, the job is alone at once.
+    assert!((3..=4).contains(&started), "it ended {} workers", started - 1);
 
     let letters = letters(&cluster).await;
     assert_eq!(letters.len(), 1, "{letters:?}");
@@ -321,26 +322,33 @@ async fn what_the_broker_gives_up_delivering_is_listed() {
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_work_along() {
     const REQUESTS: usize = 40;
-    // Eight rows in three tenths of a second. When the clients leave, the second batch runs, about one more waits in the
-    // worker or its queue, and the rest is held back in the api.
+    // Eight rows in three tenths of a second. The clients leave when the first batch has ended: the second runs, about one
+    // more waits in the worker or its queue, and the rest is held back in the api.
     let mut options = options(1, "300ms");
     options.env.push(("FOREBAY_BATCH_MAX_ROWS", "8".to_owned()));
     let cluster = Cluster::start(options).await;
     let ask_all = join_all((0..REQUESTS).map(|i| ask(&cluster, format!("leaving {i}"))));
-    let left = tokio::time::timeout(Duration::from_millis(450), ask_all).await;
-    assert!(left.is_err(), "they were all answered");
-    queue::is_empty_in_the_end(&cluster).await;
     let worker = cluster.worker(0);
+    let first_batch = eventually("the first batch has ended", LONG, || async {
+        metric(worker, "forebay_worker_rows_total", "").await >= 1.0
+    });
+    tokio::select! {
+        _ = ask_all => panic!("they were all answered"),
+        () = first_batch => {}
+    }
+    let when_they_left = metric(worker, "forebay_worker_rows_total", "").await;
+    queue::is_empty_in_the_end(&cluster).await;
     let computed = metric(worker, "forebay_worker_rows_total", "").await;
     let cancelled = metric(worker, "forebay_worker_cancelled_total", "").await;
     let saved = metric(worker, "forebay_worker_work_saved_seconds_total", "cancelled").await;
     println!("computed {computed}, cancelled {cancelled}, saved {saved} s");
-    assert!(computed <= 24.0, "{computed} rows were computed for nobody");
+    // What was running, and a batch that began before the news of it arrived.
+    assert!(computed <= when_they_left + 16.0, "{computed} rows, {when_they_left} of them before they left");
     assert!(cancelled >= 1.0 && computed + cancelled <= REQUESTS as f64, "{cancelled}");
     // Two words each, from 0.02 s (a full batch) to 0.15 s (a lone row) a word.
     assert!((0.02 * cancelled..0.7 * cancelled).contains(&saved), "{saved}");
     let in_vain = metric(cluster.api(0), "forebay_api_replies_duplicate_total", "").await;
-    assert!(in_vain <= 8.0, "only what was running when they left: {in_vain}");
+    assert!(in_vain <= 16.0, "only what was running when they left: {in_vain}");
     assert_eq!(ask(&cluster, "still here".to_owned()).await.status, 200);
     cluster.stop().await;
 }
