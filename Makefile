@@ -44,7 +44,7 @@ fuzz: ## the property tests against arbitrary input for FUZZ_SECONDS=300; SEED=â
 
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling bench-fairness bench-overload bench-durability ## every table of the docs; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -116,7 +116,7 @@ bench-scaling: bench-setup ## throughput against the number of workers
 	@$(VENV_PYTHON) benches/scaling.py $(BENCH_ARGS)
 
 bench-recovery: bench-setup ## from the death or freeze of a worker to the next delivery of its work: KILLS=100 FREEZES=20
-	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test recovery -- --ignored --nocapture bench_recovery
+	@$(if $(filter-out 0,$(QUICK)),KILLS=$${KILLS:-3} FREEZES=$${FREEZES:-1} )FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test recovery -- --ignored --nocapture bench_recovery
 
 bench-durability: bench-setup ## what each durability mode costs, and what it can lose
 	@$(VENV_PYTHON) benches/durability.py $(BENCH_ARGS)
@@ -128,7 +128,7 @@ bench-overload: bench-setup ## answers within their deadline against offered loa
 	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test overload -- --ignored --nocapture --test-threads 1 $(BENCH_ARGS)
 
 bench-batch: bench-setup ## a batch of BATCH_LINES (100000) lines, and the time lost to each kill
-	@FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test batches -- --ignored --nocapture bench_
+	@$(if $(filter-out 0,$(QUICK)),BATCH_LINES=$${BATCH_LINES:-20000} )FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test batches -- --ignored --nocapture bench_
 
 clean: ## remove what was built
 	@cargo clean

@@ -142,7 +142,19 @@ async fn canary_in_store(flags: &[&str]) -> (Vec<PathBuf>, String) {
         let _unanswered =
             support::client::post(addr, "/v1/embeddings", &json!({ "model": "identity", "input": CANARY })).await;
     });
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let aggregator = process("aggregator-1").unwrap()["addr"].as_str().unwrap().parse().unwrap();
+    let waits = || async {
+        let Ok(fleet) = support::client::get(aggregator, "/v1/fleet").await else { return false };
+        let fleet: serde_json::Value = serde_json::from_slice(&fleet.body).unwrap_or_default();
+        let jobs =
+            |model: &serde_json::Value| model["pending"].as_u64() > Some(0) || model["in_flight"].as_u64() > Some(0);
+        fleet["models"].as_array().is_some_and(|models| models.iter().any(jobs))
+    };
+    eventually("the request waits in the queue", Duration::from_secs(20), waits).await;
+    if flags.is_empty() {
+        let is_there = || async { !holding(store.path(), CANARY).is_empty() };
+        eventually("its text is in a file", Duration::from_secs(20), is_there).await;
+    }
     let found = holding(store.path(), CANARY);
     let stream = files(&store.path().join("jetstream"));
     assert!(stream.iter().any(|path| path.to_string_lossy().contains("FOREBAY_JOBS_")), "{stream:?}");

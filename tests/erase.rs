@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use forebay_shared::async_jobs::{AnswerForm, Envelope};
+use forebay_shared::async_jobs::{AnswerForm, Envelope, row_id};
 use forebay_shared::codec;
 use forebay_shared::dead::{DeadLetter, DeadLetters, DeadReason};
 use forebay_shared::ids::{BootId, JobId, Lane};
@@ -157,10 +157,12 @@ async fn queue_work_of_the_twin(cluster: &Cluster) {
     js.publish(subject, codec::encode(&envelope).unwrap()).await.unwrap().await.unwrap();
 }
 
+const DEAD: JobId = JobId::from_bytes([9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 0, 0, 0]);
+
 fn letter(tenant: Tenant) -> DeadLetter {
     DeadLetter {
         job: Job {
-            id: JobId::from_bytes([9; 16]),
+            id: row_id(&DEAD, 0, 0),
             generation: 0,
             tenant: tenant.name.into(),
             enqueued_us: 1,
@@ -335,7 +337,7 @@ async fn inputs_are_in_the_stores_alone_and_a_tenant_is_erased_from_all_of_them(
     let batches = batch::Batches::new(cluster.api_addrs()).with_key(KEPT.key);
     let done = batches.show(&kept.1).await;
     assert_eq!(batches.lines(&done["output_file_id"]).await.len(), 3);
-    assert_eq!(KEPT.get(&cluster, "/v1/dead").await.json()["data"][0]["id"], JobId::from_bytes([9; 16]).to_string());
+    assert_eq!(KEPT.get(&cluster, "/v1/dead").await.json()["data"][0]["id"], DEAD.to_string());
 
     // One job, by an operator.
     let (done, said) = forebay(&cluster, &["erase", "--job", &kept.0, "--tenant", ERASED.name, "--yes"]).await;

@@ -96,7 +96,11 @@ async fn a_model_without_workers_is_refused_at_once_in_words_that_say_so() {
     let api_args = ["--no-worker-after", "1s"].map(str::to_owned).into();
     let cluster = Cluster::start(ClusterOptions { api_args, ..ClusterOptions::default() }).await;
     cluster.worker(0).kill9();
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    // Asked by a page: a request that comes too early would wait in the queue.
+    eventually("the api has missed the worker", LONG, || async {
+        cluster.get("/health/ready?model=identity").await.status == 503
+    })
+    .await;
     let (openai, tei, took) = ask_both(&cluster).await;
     refused(&openai, &tei, took, "no_worker", "no worker serves the model 'identity'");
     assert_eq!(queue::depth(&cluster).await, 0, "nothing was left for a worker that may never come");

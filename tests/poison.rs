@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use forebay_shared::async_jobs::row_id;
 use forebay_shared::dead::{DeadLetter, DeadLetters, DeadReason};
 use forebay_shared::ids::{BootId, JobId, Lane};
 use forebay_shared::job::{EmbedParams, Input, Job, Task};
@@ -117,8 +118,9 @@ async fn a_poison_request_is_put_aside_and_its_neighbours_are_answered() {
     assert_eq!(answer.status, 500, "{}", answer.text());
     let error = &answer.json()["error"];
     assert_eq!(error["code"], "dead_lettered", "{error}");
-    // One start before the test saw the messages, then one death among others and two alone.
-    assert_eq!(started, 4, "it ended more workers than it had to");
+    // One start after the test has put its messages there, then at most one death among others, and two alone: where the
+    // first delivery lapses before it is run, the job is alone at once.
+    assert!((3..=4).contains(&started), "it ended {} workers", started - 1);
 
     let letters = letters(&cluster).await;
     assert_eq!(letters.len(), 1, "{letters:?}");
@@ -150,22 +152,24 @@ async fn a_poison_request_is_put_aside_and_its_neighbours_are_answered() {
 
     // Begun anew where the fault is still there, it is put aside again under the next generation.
     let stop = Arc::new(AtomicBool::new(false));
-    let (again, _) = tokio::join!(
-        async {
-            let replayed = cluster.post(&format!("/v1/dead/{id}/replay"), &json!({})).await;
-            assert_eq!(replayed.status, 202, "{}", replayed.text());
-            assert_eq!(replayed.json()["generation"], 1);
-            let job = replayed.json()["job"].as_str().unwrap().to_owned();
-            ends(&cluster, &job, "dead").await;
-            eventually("it is a dead letter again", LONG, || async { self::letters(&cluster).await.len() == 1 }).await;
-            stop.store(true, Ordering::Relaxed);
-            job
-        },
-        keep_alive(&cluster, Arc::clone(&stop))
-    );
+    let again = async {
+        let replayed = cluster.post(&format!("/v1/dead/{id}/replay"), &json!({})).await;
+        assert_eq!(replayed.status, 202, "{}", replayed.text());
+        assert_eq!(replayed.json(), json!({ "id": id, "job": id, "generation": 1, "status": "queued" }));
+        let job = ends(&cluster, id, "dead").await;
+        eventually("it is a dead letter again", LONG, || async { self::letters(&cluster).await.len() == 1 }).await;
+        stop.store(true, Ordering::Relaxed);
+        job
+    };
+    let (job, _) = tokio::join!(again, keep_alive(&cluster, Arc::clone(&stop)));
+    // The id that the caller was told the first time is the job's, for good.
+    assert_eq!(job["id"], id, "{job}");
+    assert!(job["error"]["message"].as_str().unwrap().contains(id), "{job}");
     let letters = self::letters(&cluster).await;
-    assert_eq!((letters.len(), &letters[0]["generation"]), (1, &json!(1)), "{letters:?}");
-    let id = letters[0]["id"].as_str().unwrap();
+    assert_eq!((&letters[0]["id"], &letters[0]["generation"]), (&json!(id), &json!(1)), "{letters:?}");
+    let row = row_id(&id.parse().unwrap(), 0, 1).to_string();
+    assert_eq!(cluster.get(&format!("/v1/dead/{row}")).await.json()["id"], id, "an id from a log");
+    assert_eq!(cluster.get(&format!("/v1/jobs/{row}")).await.json()["id"], id, "an id from a log");
 
     // And where it was mended, it is done.
     cluster.worker(0).kill9();
@@ -174,8 +178,8 @@ async fn a_poison_request_is_put_aside_and_its_neighbours_are_answered() {
     let (ok, out, error) = forebay(&cluster, &["dead", "replay", id, "--json"]).await;
     assert!(ok, "{out}{error}");
     let replayed: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(replayed["jobs"][0]["result"], json!({ "id": id, "job": again, "generation": 2 }));
-    let done = ends(&cluster, &again, "done").await;
+    assert_eq!(replayed["jobs"][0]["result"], json!({ "id": id, "job": id, "generation": 2 }));
+    let done = ends(&cluster, id, "done").await;
     verify::built_in()(&format!("please {POISON} now"), &done["result"]).unwrap();
     assert!(self::letters(&cluster).await.is_empty());
     let (ok, _, error) = forebay(&cluster, &["dead", "show", id]).await;
@@ -200,12 +204,12 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     let client = async_nats::connect(cluster.broker_url()).await.unwrap();
     let js = async_nats::jetstream::new(client);
     let stores = Stores::new(js.clone(), &StoreArgs::default());
-    let dead = DeadLetters::open(&stores, js).await.unwrap();
+    let dead = DeadLetters::open(&stores, js.clone()).await.unwrap();
     for (n, tenant) in [(1, "default"), (2, "somebody-else"), (3, "default")] {
         dead.write(&letter(n, tenant)).await.unwrap();
         dead.write(&letter(n, tenant)).await.unwrap();
     }
-    let id = |n: u8| JobId::from_bytes([n; 16]).to_string();
+    let id = |n: u8| job(n).to_string();
     let ids = |list: &Value| list.as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
 
     let all = letters(&cluster).await;
@@ -214,6 +218,11 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     assert_eq!(ids(&page.json()["data"]), [id(3), id(1)], "{}", page.text());
     assert_eq!(ids(&cluster.get("/v1/dead?limit=1").await.json()["data"]), [id(3)]);
     assert_eq!(cluster.get("/v1/dead?limit=0").await.status, 400);
+    let lists = join_all((0..20).map(|_| cluster.get("/v1/dead"))).await;
+    assert!(lists.iter().all(|list| list.json() == page.json()), "{lists:?}");
+    // One whose caller leaves in the middle.
+    let _left = tokio::time::timeout(Duration::from_millis(2), cluster.get("/v1/dead")).await;
+    eventually("no list leaves a reader behind", Duration::from_secs(5), || async { readers(&js).await == 0 }).await;
     for (method, path) in [
         ("GET", format!("/v1/dead/{}", id(2))),
         ("DELETE", format!("/v1/dead/{}", id(2))),
@@ -226,12 +235,28 @@ async fn dead_letters_are_dropped_by_hand_and_only_their_owner_sees_them() {
     let path = format!("/v1/dead/{}", id(1));
     let answer = Client::new(cluster.api(0).addr()).send("DELETE", &path, b"").await.unwrap();
     assert_eq!(answer.json(), json!({ "id": id(1), "deleted": true }));
-    let (ok, out, error) = forebay(&cluster, &["dead", "drop", &id(2), &id(9)]).await;
-    assert!(!ok && out.contains(&id(2)) && error.contains("no dead letter has the id"), "{out}{error}");
+    assert_eq!(cluster.get(&path).await.status, 404);
+    let row = row_id(&job(2), 0, 0).to_string();
+    let (ok, out, error) = forebay(&cluster, &["dead", "show", &row]).await;
+    assert!(ok && out.contains(&id(2)) && !out.contains(&row), "{out}{error}");
+    let (ok, out, error) = forebay(&cluster, &["dead", "drop", &row, &id(9)]).await;
+    assert!(!ok && out.contains(&row) && error.contains("no dead letter has the id"), "{out}{error}");
     assert_eq!(ids(&json!(letters(&cluster).await)), [id(3)]);
     let (ok, out, error) = forebay(&cluster, &["dead", "list"]).await;
     assert!(ok && out.contains(&id(3)) && !out.contains("hidden"), "{out}{error}");
     cluster.stop().await;
+}
+
+/// Consumers on the stream of dead letters.
+async fn readers(js: &async_nats::jetstream::Context) -> usize {
+    js.get_stream("FOREBAY_DEAD").await.unwrap().cached_info().state.consumer_count
+}
+
+/// A job whose one row is put aside.
+fn job(n: u8) -> JobId {
+    let mut id = [n; 16];
+    id[12..].fill(0);
+    JobId::from_bytes(id)
 }
 
 /// A message that reaches its greatest number of deliveries, in a stream made for it.
@@ -260,7 +285,7 @@ async fn give_up_on_a_message(cluster: &Cluster) {
 fn letter(n: u8, tenant: &str) -> DeadLetter {
     DeadLetter {
         job: Job {
-            id: JobId::from_bytes([n; 16]),
+            id: row_id(&job(n), 0, 0),
             generation: 0,
             tenant: tenant.into(),
             enqueued_us: 1,
@@ -297,26 +322,33 @@ async fn what_the_broker_gives_up_delivering_is_listed() {
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_work_along() {
     const REQUESTS: usize = 40;
-    // Eight rows in three tenths of a second. When the clients leave, the second batch runs, about one more waits in the
-    // worker or its queue, and the rest is held back in the api.
+    // Eight rows in three tenths of a second. The clients leave when the first batch has ended: the second runs, about one
+    // more waits in the worker or its queue, and the rest is held back in the api.
     let mut options = options(1, "300ms");
     options.env.push(("FOREBAY_BATCH_MAX_ROWS", "8".to_owned()));
     let cluster = Cluster::start(options).await;
     let ask_all = join_all((0..REQUESTS).map(|i| ask(&cluster, format!("leaving {i}"))));
-    let left = tokio::time::timeout(Duration::from_millis(450), ask_all).await;
-    assert!(left.is_err(), "they were all answered");
-    queue::is_empty_in_the_end(&cluster).await;
     let worker = cluster.worker(0);
+    let first_batch = eventually("the first batch has ended", LONG, || async {
+        metric(worker, "forebay_worker_rows_total", "").await >= 1.0
+    });
+    tokio::select! {
+        _ = ask_all => panic!("they were all answered"),
+        () = first_batch => {}
+    }
+    let when_they_left = metric(worker, "forebay_worker_rows_total", "").await;
+    queue::is_empty_in_the_end(&cluster).await;
     let computed = metric(worker, "forebay_worker_rows_total", "").await;
     let cancelled = metric(worker, "forebay_worker_cancelled_total", "").await;
     let saved = metric(worker, "forebay_worker_work_saved_seconds_total", "cancelled").await;
     println!("computed {computed}, cancelled {cancelled}, saved {saved} s");
-    assert!(computed <= 24.0, "{computed} rows were computed for nobody");
+    // What was running, and a batch that began before the news of it arrived.
+    assert!(computed <= when_they_left + 16.0, "{computed} rows, {when_they_left} of them before they left");
     assert!(cancelled >= 1.0 && computed + cancelled <= REQUESTS as f64, "{cancelled}");
     // Two words each, from 0.02 s (a full batch) to 0.15 s (a lone row) a word.
     assert!((0.02 * cancelled..0.7 * cancelled).contains(&saved), "{saved}");
     let in_vain = metric(cluster.api(0), "forebay_api_replies_duplicate_total", "").await;
-    assert!(in_vain <= 8.0, "only what was running when they left: {in_vain}");
+    assert!(in_vain <= 16.0, "only what was running when they left: {in_vain}");
     assert_eq!(ask(&cluster, "still here".to_owned()).await.status, 200);
     cluster.stop().await;
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use forebay_aggregator::merge::{FOLD_AFTER_MS, Record};
 use forebay_shared::ids::{Lane, ModelToken};
+use forebay_shared::metrics::SavedReason;
 use forebay_shared::settings::StoreArgs;
 use forebay_shared::streams::{self, Bucket, Stores};
 use forebay_shared::subjects;
@@ -170,6 +171,25 @@ async fn the_queue_is_counted_in_jobs() {
     assert_eq!(page.value(&lane("pending")), Some(0.0));
     let fleet = get(aggregator.address, "/v1/fleet").await.unwrap().body;
     assert!(fleet.contains("\"in_flight\":68") && fleet.contains("\"workers_ready\":1"), "{fleet}");
+}
+
+#[tokio::test]
+async fn the_fleet_page_tells_what_cancelling_has_saved() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let workers = [Worker::start(&nats, "worker-1").await, Worker::start(&nats, "worker-2").await];
+    for worker in &workers {
+        worker.metrics.cancelled_total.with(&(worker.model.clone(),)).inc_by(3);
+        worker.metrics.work_saved_seconds_total.with(&(SavedReason::Cancelled,)).inc_by(0.75);
+        worker.metrics.work_saved_seconds_total.with(&(SavedReason::Expired,)).inc_by(0.25);
+    }
+    let both = |page: &Page| page.value("forebay_cancelled_total{model=\"mini\"}") == Some(6.0);
+    aggregator.page_where("what both have counted", both).await;
+    let fleet = get(aggregator.address, "/v1/fleet").await.unwrap().body;
+    let fleet: serde_json::Value = serde_json::from_str(&fleet).unwrap();
+    assert_eq!(fleet["cancelled_jobs"], 6, "{fleet}");
+    assert_eq!(fleet["work_saved_seconds"]["cancelled"], 1.5, "{fleet}");
+    assert_eq!(fleet["work_saved_seconds"]["expired"], 0.5, "{fleet}");
 }
 
 #[tokio::test]

@@ -9,16 +9,20 @@
 //! [`Summary`] in a header, so a list is made of headers alone: the inputs do not even cross the network. A summary tells
 //! an input's size and a digest, never its text.
 //!
-//! Written once per job and generation: the message id makes a repeat within the duplicate window one message, and the
+//! A letter is filed under the id of its job, which is the one that callers know ([`crate::async_jobs::job_of_row`]).
+//!
+//! Written once per row and generation: the message id makes a repeat within the duplicate window one message, and the
 //! worker's record of attempts tells that a letter was written before ([`crate::streams::Bucket::Attempts`]).
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::async_jobs::job_of_row;
 use crate::codec::Wire;
 use crate::ids::{BootId, JobId, Lane, ModelName, ModelToken, ProcessName, TenantName, hex};
 use crate::job::{Input, Job};
 
+mod reading;
 mod replay;
 mod store;
 mod undeliverable;
@@ -83,6 +87,7 @@ pub struct Start {
 /// What may be shown of a dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// The job's, as its caller was told: the rows of one asynchronous job share it.
     pub id: JobId,
     pub generation: u32,
     pub tenant: TenantName,
@@ -105,7 +110,7 @@ impl DeadLetter {
     pub fn summary(&self) -> Summary {
         let Self { job, model, token, lane, api: _, died_us, reason, starts } = self;
         Summary {
-            id: job.id,
+            id: job_of_row(&job.id),
             generation: job.generation,
             tenant: job.tenant.clone(),
             model: model.clone(),
@@ -121,7 +126,7 @@ impl DeadLetter {
         }
     }
 
-    /// Names this letter in the stream: one per job and generation.
+    /// Names this letter in the stream: one per row and generation.
     pub fn message_id(&self) -> String {
         format!("{}:{}:dead", self.job.id, self.job.generation)
     }
@@ -190,6 +195,7 @@ mod tests {
         assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "a header holds printable characters: {text}");
         assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), letter().summary());
         assert_eq!(letter().summary().input_bytes, 8);
+        assert_eq!(letter().summary().id, job_of_row(&letter().job.id));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Holdings {
 
 impl Holdings {
     pub async fn listen(cluster: &Cluster) -> Self {
-        let client = async_nats::connect(cluster.broker_url()).await.unwrap();
+        let client = cluster.broker_client().await;
         let messages = client.subscribe(subjects::HELD_ALL).await.unwrap();
         client.flush().await.unwrap();
         Self { messages }

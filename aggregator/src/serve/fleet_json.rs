@@ -21,6 +21,10 @@ pub struct FleetJson {
     devices: Vec<DeviceJson>,
     /// Over the last ten seconds, all models together.
     rates: BTreeMap<&'static str, f64>,
+    /// Dropped before they ran because nobody wanted them any more; counted since the fleet began.
+    cancelled_jobs: u64,
+    /// Device seconds that were not spent since the fleet began, by why the work did not have to be done.
+    work_saved_seconds: BTreeMap<String, f64>,
     queue: Vec<LaneJson>,
 }
 
@@ -69,6 +73,7 @@ pub fn fleet(hub: &Hub) -> FleetJson {
     let now = hub.now();
     let queue = hub.queue().clone();
     let rates = by_model(hub);
+    let totals = hub.fleet().totals(now);
     let fleet = hub.fleet();
     let members = fleet.members(now);
     let of = |role| members.iter().filter(move |one| one.head.role == role);
@@ -107,6 +112,8 @@ pub fn fleet(hub: &Hub) -> FleetJson {
         models: models.into_values().collect(),
         devices: of(Role::Worker).flat_map(devices).collect(),
         rates: all,
+        cancelled_jobs: totals.sum_by("cancelled_total", "model", |_| true).into_values().sum::<f64>() as u64,
+        work_saved_seconds: totals.sum_by("work_saved_seconds_total", "reason", |_| true),
         queue: queue.models.iter().flat_map(|(name, depth)| lanes(name.as_str(), depth)).collect(),
     }
 }

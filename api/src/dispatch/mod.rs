@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay_shared::async_jobs::lone_row;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::error::JobError;
@@ -176,7 +177,10 @@ impl Dispatch {
         let (gather, answer) = Gather::new(rows.len());
         let gather = Arc::new(gather);
         for (index, input) in rows.into_iter().enumerate() {
-            let id = fixed.as_ref().and_then(|fixed| fixed.jobs.get(index).copied()).unwrap_or_else(JobId::random);
+            let id = fixed
+                .as_ref()
+                .and_then(|fixed| fixed.jobs.get(index).copied())
+                .unwrap_or_else(|| lone_row(enqueued_us / 1_000));
             let generation = fixed.as_ref().map_or(0, |fixed| fixed.generation);
             let (tenant, trace, task) = (tenant.clone(), Some(trace), task.clone());
             let job = Job { id, generation, tenant, enqueued_us, deadline_us, trace, task, input };

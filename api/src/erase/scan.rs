@@ -128,7 +128,7 @@ async fn each_followed(
     let config = OrderedConfig { filter_subjects: filters.to_vec(), headers_only, ..OrderedConfig::default() };
     #[expect(
         clippy::disallowed_methods,
-        reason = "a reader of its own that defines nothing and goes with its connection"
+        reason = "a reader of its own that defines nothing and goes half a minute after its last question"
     )]
     let consumer = stream.create_consumer(config).await.map_err(|error| failed("read", store, error))?;
     if consumer.cached_info().num_pending == 0 {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::body::Bytes;
-use forebay_shared::async_jobs::{ChangeError, Event, JobKey, Record, ResultRef, StoreError};
+use forebay_shared::async_jobs::{ChangeError, Event, JobKey, Record, ResultRef, StoreError, job_of_row};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, TenantName};
 use tokio::io::AsyncReadExt;
@@ -20,7 +20,7 @@ impl Jobs {
     pub async fn find(&self, tenant: &TenantName, id: &str) -> Result<Record, Failure> {
         let missing = || Failure::NotFound { kind: "job", id: id.chars().take(64).collect() };
         let job: JobId = id.parse().map_err(|_| missing())?;
-        let found = self.records.get(&JobKey::new(tenant, &job)).await;
+        let found = self.records.get(&JobKey::new(tenant, &job_of_row(&job))).await;
         match found.map_err(|error| unavailable(&error))? {
             Some((record, _)) if record.tenant == *tenant => Ok(record),
             _ => Err(missing()),

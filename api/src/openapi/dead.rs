@@ -12,6 +12,7 @@ const TAG: &str = "dead";
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "described here, written from the summary that travels with the letter")]
 pub struct DeadLetter {
+    /// The job's: the same in the error that its caller got, here, and under `/v1/jobs/{id}` once it is begun anew.
     id: String,
     /// 0, and one more with each replay.
     generation: u32,
@@ -56,7 +57,7 @@ pub struct DeadLetterList {
 #[expect(dead_code, reason = "described here, written by the route")]
 pub struct DeadLetterReplayed {
     id: String,
-    /// The asynchronous job whose state tells how it goes on, under `/v1/jobs/{id}`.
+    /// The asynchronous job whose state tells how it goes on, under `/v1/jobs/{id}`: the same id.
     job: String,
     generation: u32,
     status: String,

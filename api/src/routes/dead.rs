@@ -83,9 +83,9 @@ pub async fn replay<B: Backend>(mut call: Call<B>) -> Answer {
 }
 
 pub async fn delete<B: Backend>(mut call: Call<B>) -> Answer {
-    let id = find(&mut call).await?.job.id;
-    desk(&call)?.letters.remove(&id).await.map_err(unavailable)?;
-    json(StatusCode::OK, &Deleted { id, deleted: true })
+    let letter = find(&mut call).await?;
+    desk(&call)?.letters.remove(&letter.job.id).await.map_err(unavailable)?;
+    json(StatusCode::OK, &Deleted { id: letter.summary().id, deleted: true })
 }
 
 /// The letter that the path names, if it is the caller's.
@@ -106,6 +106,7 @@ fn unavailable(error: DeadError) -> Failure {
     tracing::warn!(%error, "dead letters cannot be read");
     match error {
         DeadError::Unreadable { .. } => JobError::Internal.into(),
+        DeadError::Busy => JobError::Overloaded { retry_after_ms: 1_000 }.into(),
         DeadError::Open(_) | DeadError::Broker { .. } => JobError::BrokerUnavailable.into(),
     }
 }

@@ -20,8 +20,10 @@
 //! Executions may repeat; effects happen once, because an end is a compare-and-swap on the record.
 //!
 //! **Identifiers.** A job's id is 6 bytes of time, 6 random bytes and 4 zero bytes, so that ids sort by age and the id of
-//! each of its rows, which is what the synchronous queue, the attempts and the dead letters know, leads back to the job
-//! ([`row_id`], [`job_of_row`]).
+//! each of its rows, which is what the synchronous queue and the attempts know, leads back to the job ([`row_id`],
+//! [`job_of_row`]). Every row of a synchronous request is the row of a job of its own ([`lone_row`]): so a job that is put
+//! aside and begun anew as an asynchronous one keeps the id that its caller was told. Callers are told the job's id only, and
+//! that of any of its rows is accepted in its place.
 
 mod call;
 mod enqueue;
@@ -37,6 +39,9 @@ pub use envelope::{AnswerForm, Envelope};
 pub use record::{Ending, Event, Record, Refused, ResultRef, State, Webhook, WebhookState};
 pub use records::{ChangeError, JobKey, Records, StoreError, tenant_token};
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::ids::JobId;
 
 /// Bytes of an id that tell its rows apart.
@@ -44,11 +49,25 @@ const ROW_BYTES: usize = 4;
 
 /// An id for a job that is accepted at `now_ms` (Unix milliseconds).
 pub fn new_job_id(now_ms: u64) -> JobId {
-    let random: [u8; 6] = rand::random();
     let mut id = [0; 16];
     id[..6].copy_from_slice(&now_ms.to_be_bytes()[2..]);
-    id[6..12].copy_from_slice(&random);
+    id[6..12].copy_from_slice(&scattered()[2..]);
     JobId::from_bytes(id)
+}
+
+/// The id under which a row of a synchronous request travels that is accepted at `now_ms` (Unix milliseconds).
+pub fn lone_row(now_ms: u64) -> JobId {
+    row_id(&new_job_id(now_ms), 0, 0)
+}
+
+/// 48 bits from a random beginning on in random steps. An odd step visits every value before it comes to one again, so no
+/// two ids of one process are the same: two callers that wait for the same id would be given each other's answer. Plain
+/// random numbers of this size would meet within a millisecond of heavy traffic every few years.
+fn scattered() -> [u8; 8] {
+    static BEGIN: LazyLock<(AtomicU64, u64)> =
+        LazyLock::new(|| (AtomicU64::new(rand::random()), rand::random::<u64>() | 1));
+    let (next, step) = &*BEGIN;
+    next.fetch_add(*step, Ordering::Relaxed).to_be_bytes()
 }
 
 /// The id under which a row of `job` travels: the same for every attempt of a generation, so that a repeat is the same
@@ -81,6 +100,15 @@ mod tests {
         let rows: BTreeSet<_> = (0..300).flat_map(|row| [row_id(&older, row, 0), row_id(&older, row, 1)]).collect();
         assert_eq!(rows.len(), 600);
         assert!(rows.iter().all(|row| job_of_row(row) == older && *row != older));
+    }
+
+    #[test]
+    fn no_two_ids_of_a_process_are_the_same_and_a_lone_row_is_shaped_like_any_other() {
+        let ids: BTreeSet<_> = (0..10_000).map(|_| lone_row(1_800_000_000_000)).collect();
+        assert_eq!(ids.len(), 10_000);
+        let jobs: BTreeSet<_> = ids.iter().map(job_of_row).collect();
+        assert_eq!(jobs.len(), 10_000, "each is a job of its own");
+        assert!(ids.iter().all(|id| *id == row_id(&job_of_row(id), 0, 0)));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! A dead letter goes back to work: as asynchronous work, because nobody waits on a connection any more.
 //!
-//! The job keeps its id (for a job of a synchronous request: the part that its rows share, so that a second death leads
-//! back to the same record) and gets the next generation, under which nothing is known against it. The letter is removed
-//! last: a replay that was cut off can be repeated, and queues one message.
+//! The job keeps the id that its caller was told, and gets the next generation, under which nothing is known against it.
+//! The letter is removed last: a replay that was cut off can be repeated, and queues one message.
 
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::subjects;
 pub struct Replayed {
     /// The dead letter's.
     pub id: JobId,
-    /// The asynchronous job whose state tells how it goes on.
+    /// The asynchronous job whose state tells how it goes on: the same id.
     pub job: JobId,
     pub generation: u32,
 }
@@ -55,14 +54,15 @@ impl DeadLetters {
         now_us: u64,
         timeout: Duration,
     ) -> Result<Replayed, ReplayError> {
-        let (id, job) = (letter.job.id, job_of_row(&letter.job.id));
+        let job = job_of_row(&letter.job.id);
         stores.queue(Queue::Async).await?;
         let records = Records::open(stores).await?;
         let key = JobKey::new(&letter.job.tenant, &job);
         let found = records.get(&key).await?.map(|(record, _)| record);
-        let generation = match found {
+        let (generation, whole) = match found {
             Some(record) if matches!(record.state, State::Dead | State::Failed) => {
-                enqueue_again(&self.js, stores, &letter.job.tenant, &job, now_us, timeout).await?.generation
+                let again = enqueue_again(&self.js, stores, &letter.job.tenant, &job, now_us, timeout).await?;
+                (again.generation, true)
             }
             found => {
                 let record = anew(letter, found, job, now_us, timeout)?;
@@ -71,12 +71,17 @@ impl DeadLetters {
                 let payload = codec::encode(&envelope).map_err(|error| ReplayError::Queue(error.to_string()))?;
                 let subject = subjects::async_work(&envelope.token, &envelope.tenant);
                 publish(&self.js, &subject, &envelope.message_id(), payload, timeout).await?;
-                record.generation
+                (record.generation, false)
             }
         };
-        self.remove(&id).await?;
+        // Not one of the new generation, which may be dead already; nor that of another row that is not begun anew.
+        let is_done = |bytes: &[u8]| {
+            let other = codec::decode::<DeadLetter>(bytes).map(|other| other.job);
+            other.is_ok_and(|other| other.generation < generation && (whole || other.id == letter.job.id))
+        };
+        self.remove_where(&letter.job.id, is_done).await?;
         tracing::info!(job = %job, generation, "a dead job is begun anew");
-        Ok(Replayed { id, job, generation })
+        Ok(Replayed { id: job, job, generation })
     }
 }
 

@@ -1,14 +1,16 @@
 //! The stream of dead letters, read and written.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
-use futures::StreamExt;
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, RawMessageErrorKind, Stream};
+use tokio::sync::Mutex;
 
+use super::reading::each_message;
 use super::{DeadLetter, SUMMARY_HEADER, Summary};
+use crate::async_jobs::job_of_row;
 use crate::broker::REQUEST_TIMEOUT;
 use crate::codec::{self, CodecError};
 use crate::ids::{JobId, TenantName};
@@ -23,6 +25,9 @@ pub enum DeadError {
     Broker { doing: &'static str, cause: String },
     #[error("the dead letter {id} cannot be read here: {cause}; use the version of forebay that wrote it")]
     Unreadable { id: JobId, cause: CodecError },
+    /// A list reads the headers of all letters, so there is one at a time.
+    #[error("too many lists of dead letters are asked for at once; retry later")]
+    Busy,
 }
 
 /// Which letters to list.
@@ -39,6 +44,7 @@ pub struct Filter {
 pub struct DeadLetters {
     pub(super) js: jetstream::Context,
     stream: Stream<Info>,
+    listing: Arc<Mutex<()>>,
 }
 
 impl DeadLetters {
@@ -47,7 +53,7 @@ impl DeadLetters {
     /// # Errors
     /// As [`Stores::queue`].
     pub async fn open(stores: &Stores, js: jetstream::Context) -> Result<Self, DeadError> {
-        Ok(Self { js, stream: stores.queue(Queue::Dead).await? })
+        Ok(Self { js, stream: stores.queue(Queue::Dead).await?, listing: Arc::default() })
     }
 
     /// Writes a letter and waits until the broker has it. A repeat within the duplicate window changes nothing.
@@ -62,16 +68,19 @@ impl DeadLetters {
             .payload(payload)
             .message_id(letter.message_id())
             .header(SUMMARY_HEADER, summary.as_str());
-        let sent = self.js.send_publish(subjects::dead(&letter.token, &letter.job.id), message).await;
+        let sent = self.js.send_publish(subjects::dead(&letter.token, &job_of_row(&letter.job.id)), message).await;
         sent.map_err(|error| failed(error.to_string()))?.await.map_err(|error| failed(error.to_string()))?;
         Ok(())
     }
 
-    /// The newest letters that `filter` lets through, newest first. Reads headers only.
+    /// The newest letters that `filter` lets through, newest first. Reads headers only. One list at a time of all clones: each
+    /// is a consumer on the broker, and who asks for many has no more of them for it.
     ///
     /// # Errors
-    /// [`DeadError::Broker`] if the stream cannot be read.
+    /// [`DeadError::Broker`] if the stream cannot be read, [`DeadError::Busy`] if others are listed for too long.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, DeadError> {
+        let turn = tokio::time::timeout(REQUEST_TIMEOUT, self.listing.lock()).await;
+        let _turn = turn.map_err(|_| DeadError::Busy)?;
         let mut found = VecDeque::new();
         each_message(&self.stream, true, "list", |message| {
             let summary = message.headers.as_ref().and_then(|headers| headers.get(SUMMARY_HEADER));
@@ -89,7 +98,7 @@ impl DeadLetters {
         Ok(found.into_iter().rev().collect())
     }
 
-    /// The newest letter of a job; `None` if there is none, or it is not `tenant`'s.
+    /// The newest letter of the job that has this id, or one of whose rows has it; `None` if there is none, or it is not `tenant`'s.
     ///
     /// # Errors
     /// [`DeadError::Broker`] if the stream cannot be read, [`DeadError::Unreadable`] if the letter cannot.
@@ -105,25 +114,55 @@ impl DeadLetters {
     /// # Errors
     /// [`DeadError::Broker`] if the broker does not erase it.
     pub async fn remove(&self, id: &JobId) -> Result<bool, DeadError> {
+        self.remove_where(id, |_| true).await
+    }
+
+    /// The same for those letters of a job that are meant, by their bytes.
+    pub(super) async fn remove_where(&self, id: &JobId, is_meant: impl Fn(&[u8]) -> bool) -> Result<bool, DeadError> {
+        let failed = |cause: String| DeadError::Broker { doing: "erase", cause };
         let mut any = false;
-        while let Some(message) = self.newest(id).await? {
-            let erased = self.stream.delete_message(message.sequence).await;
-            let failed = |cause| DeadError::Broker { doing: "erase", cause };
-            if !erased.map_err(|error| failed(error.to_string()))? {
-                return Err(failed("it refused".to_owned()));
+        for subject in filed_under(id) {
+            let mut from = 1;
+            loop {
+                let message = match self.stream.get_first_raw_message_by_subject(&subject, from).await {
+                    Ok(message) => message,
+                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                    Err(error) => return Err(failed(error.to_string())),
+                };
+                from = message.sequence + 1;
+                if !is_meant(&message.payload) {
+                    continue;
+                }
+                let erased = self.stream.delete_message(message.sequence).await;
+                if !erased.map_err(|error| failed(error.to_string()))? {
+                    return Err(failed("it refused".to_owned()));
+                }
+                any = true;
             }
-            any = true;
         }
         Ok(any)
     }
 
     async fn newest(&self, id: &JobId) -> Result<Option<StreamMessage>, DeadError> {
-        match self.stream.get_last_raw_message_by_subject(&subjects::dead_job(id)).await {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(DeadError::Broker { doing: "find", cause: error.to_string() }),
+        for subject in filed_under(id) {
+            match self.stream.get_last_raw_message_by_subject(&subject).await {
+                Ok(message) => return Ok(Some(message)),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(DeadError::Broker { doing: "find", cause: error.to_string() }),
+            }
         }
+        Ok(None)
     }
+}
+
+/// Where the letters of a job are: under its own id, or under that of a row, where earlier versions put them.
+fn filed_under(id: &JobId) -> Vec<String> {
+    let job = job_of_row(id);
+    let mut subjects = vec![subjects::dead_job(&job)];
+    if job != *id {
+        subjects.push(subjects::dead_job(id));
+    }
+    subjects
 }
 
 /// Names in a header must be printable: what is not is replaced there. The letter itself keeps them as they are.
@@ -136,36 +175,4 @@ fn ascii(mut summary: Summary) -> Summary {
         start.process = printable(start.process.as_str()).as_str().into();
     }
     summary
-}
-
-/// Reads what is in a stream at this moment from its beginning to its end.
-pub(super) async fn each_message(
-    stream: &Stream<Info>,
-    headers_only: bool,
-    doing: &'static str,
-    mut each: impl FnMut(&jetstream::Message),
-) -> Result<(), DeadError> {
-    let failed = |cause: String| DeadError::Broker { doing, cause };
-    let state = stream.get_info().await.map_err(|error| failed(error.to_string()))?.state;
-    if state.messages == 0 {
-        return Ok(());
-    }
-    let config = OrderedConfig { headers_only, ..OrderedConfig::default() };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a reader of its own that defines nothing and goes with its connection"
-    )]
-    let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
-    let mut messages = consumer.messages().await.map_err(|error| failed(error.to_string()))?;
-    loop {
-        let next = tokio::time::timeout(REQUEST_TIMEOUT, messages.next()).await;
-        let Some(message) = next.map_err(|_| failed("it stopped sending them".to_owned()))? else { return Ok(()) };
-        let message = message.map_err(|error| failed(error.to_string()))?;
-        let info = message.info().map_err(|error| failed(error.to_string()))?;
-        let (sequence, left) = (info.stream_sequence, info.pending);
-        each(&message);
-        if sequence >= state.last_sequence || left == 0 {
-            return Ok(());
-        }
-    }
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::DeadError;
-use super::store::each_message;
+use super::reading::each_message;
 use crate::streams::{Queue, Stores};
 
 /// One message that reached the greatest number of deliveries.

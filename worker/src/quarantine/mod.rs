@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv;
+use forebay_shared::async_jobs::job_of_row;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::dead::{DeadLetter, DeadLetters, DeadReason, Start};
@@ -297,7 +298,7 @@ impl Quarantine {
                 tracing::warn!(job = %id, %error, "a repeated delivery may write the dead letter again");
             }
         }
-        let error = JobError::DeadLettered { job: id.to_string(), starts };
+        let error = JobError::DeadLettered { job: job_of_row(&id).to_string(), starts };
         tools.replies.failed(delivery, vec![Failed { id, error }]);
     }
 
