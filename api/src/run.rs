@@ -12,7 +12,7 @@ use forebay_shared::clock::BrokerClock;
 use forebay_shared::dead::DeadLetters;
 use forebay_shared::ids::{BootId, Role};
 use forebay_shared::metrics::ApiMetrics;
-use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_shared::settings::{BrokerArgs, Durability, ProcessArgs};
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
@@ -59,6 +59,9 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         Arc::clone(&registry),
         Admission { max_in_flight: args.max_in_flight_jobs, by_deadline: !args.no_deadline_admission },
     ));
+    if broker.stores.durability == Durability::Memory {
+        dispatch.distrust_the_past();
+    }
     // What neither takes work nor answers is opened side by side.
     let (models, letters, batches) = Box::pin(async {
         tokio::try_join!(

@@ -140,14 +140,6 @@ impl Bucket {
         }
     }
 
-    /// What belongs to jobs whose acceptance promised more than a connection is on file in every mode.
-    const fn storage(self, durability: Durability) -> StorageType {
-        match self {
-            Self::Records | Self::Idempotency | Self::Batches => StorageType::File,
-            _ => storage(durability),
-        }
-    }
-
     const fn max_bytes(self) -> i64 {
         match self {
             Self::Records => 1 << 30,
@@ -254,11 +246,12 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
     }
 }
 
-/// What is ours to choose of a bucket's stream.
+/// What is ours to choose of a bucket's stream. On file in every mode: only the queues of synchronous jobs are worth nothing
+/// without the processes that wait for them, and none of the buckets is on the way of a request.
 pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
     StreamConfig {
         name: format!("KV_{}", bucket.name()),
-        storage: bucket.storage(stores.durability),
+        storage: StorageType::File,
         num_replicas: stores.durability.replicas(),
         max_bytes: bucket.max_bytes(),
         max_age: bucket.keep(stores).unwrap_or_default(),

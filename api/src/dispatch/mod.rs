@@ -23,9 +23,10 @@ pub mod replies;
 mod share;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay_shared::ack;
 use forebay_shared::async_jobs::lone_row;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
@@ -100,6 +101,8 @@ struct Shared {
     admission: Admission,
     shares: Mutex<Shares>,
     drained: Mutex<DrainRate>,
+    /// What was stored before this broker time is not acknowledged any more, see [`Dispatch::distrust_the_past`].
+    lost_before_us: AtomicU64,
 }
 
 /// A job on its way to a publisher.
@@ -142,8 +145,22 @@ impl Dispatch {
             admission,
             shares: Mutex::default(),
             drained: Mutex::new(DrainRate::new(Instant::now())),
+            lost_before_us: AtomicU64::new(0),
         });
         Self { shared, registry, lanes: RwLock::default() }
+    }
+
+    /// For queues that end with the broker's process: one that is made anew counts from 1 again, and the broker matches
+    /// acknowledgements by that number alone. What was stored before the connection was lost is no longer acknowledged
+    /// here; if it is still there, it is delivered again and the worker hears that it is done.
+    pub fn distrust_the_past(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let mut epochs = shared.replies.epochs();
+            while epochs.changed().await.is_ok() {
+                shared.lost_before_us.store(shared.clock.now_us(), Ordering::Relaxed);
+            }
+        });
     }
 
     /// Broker reachable for publishing and for answers, and the model table read.
@@ -271,7 +288,11 @@ impl Shared {
 
     /// Acknowledges bundles whose last job is gone.
     async fn acknowledge(&self, acks: Vec<String>) {
+        let lost_before_us = self.lost_before_us.load(Ordering::Relaxed);
         for ack in acks {
+            if lost_before_us > 0 && ack::stored_us(&ack).is_none_or(|stored_us| stored_us < lost_before_us) {
+                continue;
+            }
             // If this is lost the bundle is delivered again, the worker asks, and is told that it is done.
             let _lost = self.replies.client.publish(ack, bytes::Bytes::from_static(b"+ACK")).await;
         }
