@@ -2,7 +2,8 @@
 //!
 //! The first worker may have died, or only its answer was lost, or the client has left. The api that sent the jobs knows.
 //! - wanted: to the [`crate::quarantine`], one by one and apart from others, because one of them may be what its worker died
-//!   of; at once and together where nobody but this process was ever handed the message;
+//!   of; at once and together where nobody but this process was ever handed the message; not at all where the broker would
+//!   not deliver it again if this worker died of it: its jobs are answered as not run;
 //! - not wanted any more: acknowledged and dropped;
 //! - nobody there: the api is gone, and with it whoever waited, or it is only reconnecting, as everybody is after the
 //!   broker was away. So it is asked again later, and dropped when nobody was there up to delivery [`GONE_AFTER`], or when
@@ -79,6 +80,9 @@ impl Intake {
                 }
                 // Suspects are counted there, so that ordinary work goes on beside them.
                 self.release(delivery.lane, &wanted);
+                if !may_return(delivered) {
+                    return self.not_run(delivery, &wanted, delivered);
+                }
                 self.quarantine.take(delivery, wanted, delivered).await;
             }
             Answer::Nobody if delivered >= GONE_AFTER || self.is_over(&jobs) => {
@@ -87,12 +91,21 @@ impl Intake {
                 self.settle(&delivery, &jobs, "+ACK").await;
             }
             Answer::Nobody | Answer::Silence if !may_return(delivered) => {
-                tracing::warn!(delivered, "a message was given back too often; its jobs are answered as not run");
                 self.release(delivery.lane, &jobs);
-                self.results.not_run(delivery, jobs.iter().map(|job| job.id));
+                self.not_run(delivery, &jobs, delivered);
             }
             Answer::Nobody | Answer::Silence => self.settle(&delivery, &jobs, TRY_AGAIN).await,
         }
+    }
+
+    /// The last delivery that the broker makes must end in an answer, whatever becomes of this worker.
+    fn not_run(&self, delivery: Arc<Delivery>, jobs: &[Job], delivered: u64) {
+        tracing::warn!(
+            delivered,
+            jobs = jobs.len(),
+            "a message was delivered too often; its jobs are answered as not run"
+        );
+        self.results.not_run(delivery, jobs.iter().map(|job| job.id));
     }
 
     async fn ask(&self, delivery: &Delivery, jobs: &[Job]) -> Answer {
