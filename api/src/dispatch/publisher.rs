@@ -268,19 +268,24 @@ impl Publisher {
             };
             let failure = classify(&error);
             self.shared.metrics.queue_publish_errors_total.with(&(failure,)).inc();
-            if failure == PublishFault::Full {
-                let overloaded = self.shared.overloaded();
-                return self.fail(&outgoing, &overloaded);
-            }
-            if failure == PublishFault::TooLarge {
-                return self.fail(&outgoing, &JobError::Internal);
+            let refused = match failure {
+                PublishFault::Full => Some(self.shared.overloaded()),
+                PublishFault::TooLarge => Some(JobError::Internal),
+                _ => None,
+            };
+            if let Some(refused) = refused {
+                self.fail(&outgoing, &refused);
+                // An attempt before this one may have been stored without our hearing of it.
+                if attempt > 0 {
+                    self.cancel(&outgoing);
+                }
+                return;
             }
             if Instant::now() >= give_up {
                 tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
                 self.fail(&outgoing, &JobError::BrokerUnavailable);
                 // It may have been stored all the same.
-                let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
-                return self.shared.canceller.tell(&self.token, outgoing.deadline, jobs);
+                return self.cancel(&outgoing);
             }
             tokio::time::sleep(RETRY_PAUSE).await;
             while !self.shared.publish.is_up() && Instant::now() < give_up {
@@ -292,6 +297,11 @@ impl Publisher {
             attempt += 1;
             sent = self.send(&outgoing).await;
         }
+    }
+
+    fn cancel(&self, outgoing: &Outgoing) {
+        let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
+        self.shared.canceller.tell(&self.token, outgoing.deadline, jobs);
     }
 
     fn fail(&self, outgoing: &Outgoing, error: &JobError) {
