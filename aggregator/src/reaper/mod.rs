@@ -33,7 +33,7 @@ use forebay_shared::subjects;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use orphans::Reach;
+use orphans::{Orphan, Reach};
 use policy::{Action, Policy, Reap};
 
 /// More than the claims and kicks that can be under way.
@@ -69,6 +69,7 @@ enum Found {
     Claimed { boot: BootId, epoch: u64, won: bool },
     Listed(Vec<(BootId, policy::Connection)>),
     Reached { token: ModelToken, reaches: Vec<Reach>, since: Instant, until: Instant },
+    Orphans { token: ModelToken, orphans: Vec<Orphan>, since: Instant, until: Instant },
 }
 
 impl Reaper {
@@ -222,11 +223,21 @@ impl Shell {
             }
             Found::Reached { token, reaches, since, until } => {
                 if let Some(held) = policy.held_of(&streams::jobs_stream(&token), now) {
-                    let (account, metrics) = (self.reaper.account.clone(), self.metrics.clone());
+                    let (client, finder) = (self.reaper.account.client.clone(), finder.clone());
                     tokio::spawn(async move {
-                        let acks = orphans::orphans(&account.client, &token, &reaches, &held, until).await;
-                        give_back(&account, &metrics, acks, since).await;
+                        let orphans = orphans::orphans(&client, &token, &reaches, &held, until).await;
+                        let _ended = finder.send(Found::Orphans { token, orphans, since, until }).await;
                     });
+                }
+            }
+            Found::Orphans { token, orphans, since, until } => {
+                // The broker may have taken its time to answer: what is too late is left to ack_wait.
+                if now < until
+                    && let Some(held) = policy.held_of(&streams::jobs_stream(&token), now)
+                {
+                    let still = orphans.into_iter().filter(|orphan| held.binary_search(&orphan.stream_seq).is_err());
+                    let acks = still.map(|orphan| orphan.ack).collect();
+                    give_back(&self.reaper.account, &self.metrics, acks, since).await;
                 }
             }
         }

@@ -69,15 +69,23 @@ struct FoundMessage {
     seq: u64,
 }
 
-/// Subjects on which to give back what lies within the reaches and is in nobody's hands. `held`: what is, in ascending
-/// order. Stops at `until`.
+/// Something that nobody holds, as far as was known when it was looked for.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub(super) stream_seq: u64,
+    /// On which to give it back.
+    pub(super) ack: String,
+}
+
+/// What lies within the reaches and is in nobody's hands. `held`: what is, in ascending order. Stops at `until`. Whoever gives
+/// it back looks again before: a living worker may have announced it meanwhile.
 pub(super) async fn orphans(
     client: &Client,
     token: &ModelToken,
     reaches: &[Reach],
     held: &[u64],
     until: Instant,
-) -> Vec<String> {
+) -> Vec<Orphan> {
     let stream = streams::jobs_stream(token);
     let mut orphans = Vec::new();
     for Reach { lane, floor, delivered, consumer_seq } in reaches {
@@ -97,7 +105,7 @@ pub(super) async fn orphans(
                     consumer_seq: *consumer_seq,
                     pending: 0,
                 };
-                orphans.push(ack.rebuilt());
+                orphans.push(Orphan { stream_seq: found, ack: ack.rebuilt() });
             }
             next = not_held(found + 1, held);
         }
