@@ -23,14 +23,16 @@ use bytes::Bytes;
 use forebay_shared::error::JobError;
 use futures::Stream;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::error::Failure;
+use crate::http::pace::Pace;
 
 /// What a form has beside its file: boundaries, the headers of fields, the other fields.
 const ROOM_BYTES: u64 = 64 * 1024;
 /// What the parser gets at once, and so the most of a file that it holds.
 const PIECE_BYTES: usize = 16 * 1024;
-/// A client that sends nothing for this long has stopped.
+/// A client that sends nothing for this long has stopped; one that sends too slowly uses it up little by little.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest value of a field that is no file.
 const MAX_FIELD_BYTES: usize = 1_024;
@@ -65,7 +67,7 @@ impl Form {
             let wanted = "the body must be multipart/form-data with the fields `purpose` and `file`";
             Failure::UnsupportedMedia(wanted.to_owned())
         })?;
-        Ok(Self { multipart, watch: Watch { meter } })
+        Ok(Self { multipart, watch: Watch { meter, pace: Pace::new(PATIENCE) } })
     }
 
     /// The next field, once the one before has been read to its end.
@@ -116,19 +118,25 @@ impl Part<'_> {
     }
 }
 
-/// Watches over what the client sends.
+/// Watches over what the client sends, and how fast.
 struct Watch {
     meter: Arc<Mutex<Meter>>,
+    pace: Pace,
 }
 
 impl Watch {
     async fn over<T>(&mut self, read: impl Future<Output = Result<T, MultipartError>>) -> Result<T, Failure> {
-        match tokio::time::timeout(PATIENCE, read).await {
+        let (begun, before) = (Instant::now(), self.meter.lock().came);
+        let read = tokio::time::timeout(self.pace.left(), read).await;
+        self.pace.waited(begun.elapsed());
+        let meter = self.meter.lock();
+        self.pace.moved(meter.came - before);
+        match read {
             Ok(Ok(read)) => Ok(read),
-            Ok(Err(_)) => Err(match self.meter.lock().is_within() {
-                Err(failure) => failure,
-                Ok(()) => Failure::invalid("file", "the body is not complete multipart/form-data"),
-            }),
+            Ok(Err(_)) => {
+                meter.is_within()?;
+                Err(Failure::invalid("file", "the body is not complete multipart/form-data"))
+            }
             Err(_) => Err(Failure::BodyTimeout),
         }
     }

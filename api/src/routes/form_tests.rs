@@ -140,3 +140,50 @@ async fn a_form_that_ends_early_is_refused() {
         assert_eq!(failure, Failure::invalid("file", "the body is not complete multipart/form-data"), "{form}");
     }
 }
+
+/// A file of which `bytes` come after every `pause`, `times` times.
+fn slow(pause: Duration, bytes: usize, times: usize) -> Sent {
+    let file = futures::stream::repeat(Bytes::from(vec![b'x'; bytes])).take(times).then(move |piece| async move {
+        tokio::time::sleep(pause).await;
+        piece
+    });
+    let end = futures::stream::iter([Bytes::from("\r\n--x--\r\n")]);
+    sent(futures::stream::iter([Bytes::from(FILE)]).chain(file).chain(end))
+}
+
+/// The patience of these tests.
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn open_slow(sent: Sent) -> Form {
+    let mut form = open(sent.body, None).await.unwrap();
+    form.watch.pace = Pace::new(SECOND);
+    form
+}
+
+#[tokio::test]
+async fn a_file_that_comes_byte_by_byte_is_given_up() {
+    let begun = Instant::now();
+    let mut form = open_slow(slow(SECOND * 7 / 10, 1, 1_000)).await;
+    let mut part = form.next().await.unwrap().unwrap();
+    let failure = loop {
+        if let Err(failure) = part.piece().await {
+            break failure;
+        }
+    };
+    assert_eq!(failure, Failure::BodyTimeout);
+    assert!(begun.elapsed() <= 5 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_file_that_comes_slowly_but_steadily_is_taken_and_time_in_which_it_is_stored_is_not_the_clients() {
+    let mut form = open_slow(slow(SECOND / 2, 2_000, 5)).await;
+    let mut part = form.next().await.unwrap().unwrap();
+    let mut bytes = 0;
+    while let Some(piece) = part.piece().await.unwrap() {
+        bytes += piece.len();
+        if bytes == 4_000 {
+            tokio::time::sleep(2 * SECOND).await;
+        }
+    }
+    assert_eq!(bytes, 2_000 * 5);
+}
