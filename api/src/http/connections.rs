@@ -32,6 +32,9 @@ use super::pace::Pace;
 #[repr(u8)]
 pub enum Order {
     Open,
+    /// To serve one more request: the one in progress, or one that may be on its way.
+    LastCall,
+    /// To finish the request in progress, if there is one.
     Close,
     Cut,
 }
@@ -90,9 +93,19 @@ impl Connection {
         self.waker.register(waker);
         match self.order.load(Ordering::Acquire) {
             0 => Order::Open,
-            1 => Order::Close,
+            1 => Order::LastCall,
+            2 => Order::Close,
             _ => Order::Cut,
         }
+    }
+
+    /// Whether no request follows the one in progress.
+    pub fn is_ending(&self) -> bool {
+        self.order.load(Ordering::Relaxed) != Order::Open as u8
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
     }
 
     pub fn begin_request(self: &Arc<Self>) -> Busy {
