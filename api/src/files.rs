@@ -17,7 +17,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 pub use content::Content;
-pub use upload::{Upload, UploadFault};
+pub use upload::Upload;
 
 use crate::batches::part::Segment;
 use crate::batches::records::{Records, StoreError, is_id, new_id};

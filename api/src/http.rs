@@ -15,6 +15,7 @@ pub(crate) mod fake;
 pub mod instruments;
 pub mod limits;
 pub mod media;
+pub mod pace;
 pub mod server;
 mod socket;
 
