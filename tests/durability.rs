@@ -28,7 +28,7 @@ async fn a_process_with_other_settings_than_the_streams_refuses_to_start_and_nam
     let worker = ["--model", "identity", "--metrics-addr", "127.0.0.1:0", "--durability", "memory"];
     let (started, said) = role(&cluster, "worker", &worker);
     assert!(!started);
-    assert!(said.contains("FOREBAY_MODELS exists with storage = File, this process needs Memory"), "{said}");
+    assert!(said.contains("FOREBAY_JOBS_") && said.contains("storage = File, this process needs Memory"), "{said}");
     let (started, said) = role(&cluster, "api", &["--api-addr", "127.0.0.1:0", "--durability", "replicated"]);
     assert!(!started);
     assert!(said.contains("exists with num_replicas = 1, this process needs 3"), "{said}");
