@@ -301,7 +301,8 @@ async fn a_reservation_whose_maker_died_is_fulfilled_by_who_comes_next() {
     reservation["job"] = json!(new);
     reservation["reserved"] = json!({
         "record": fresh,
-        "subject": subjects::async_work(&token, &record.tenant),
+        // Its maker knew no turns of tenants: what such apis queued is still taken.
+        "subject": subjects::async_model(&token).replace('*', record.tenant.as_str()),
         "envelope": { "inline": bytes },
     });
     keys.put(&name, reservation.to_string().into()).await.unwrap();

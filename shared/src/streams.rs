@@ -30,7 +30,7 @@ use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::ids::{Lane, ModelToken};
+use crate::ids::{Lane, ModelToken, TenantName};
 use crate::settings::{Durability, StoreArgs};
 use crate::subjects;
 
@@ -61,6 +61,8 @@ pub const ACK_WAIT_REPLICATED: Duration = Duration::from_secs(15);
 pub const MAX_DELIVER: i64 = 20;
 pub const MAX_ACK_PENDING: i64 = 20_000;
 const MAX_WAITING: i64 = 8_192;
+/// How long the consumer of a tenant that has nothing to do is kept: longer than a fleet is without workers for a moment.
+const TURN_KEPT: Duration = Duration::from_secs(3_600);
 /// Backstop of the queues that there is one of.
 const MAX_MESSAGES: i64 = 1_000_000;
 
@@ -296,6 +298,15 @@ pub fn work_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> 
 /// A work consumer whose messages are delivered until acknowledged: who takes them counts the attempts in a record.
 pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
     ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
+}
+
+/// A tenant's asynchronous jobs for one model. There may be many of these, so the broker drops what nobody has pulled from
+/// for a while; its messages stay in the queue, and it is made again when they are wanted. Neither part of its name can hold
+/// the sign between them.
+pub fn turn_consumer(token: &ModelToken, tenant: &TenantName, stores: &StoreArgs) -> ConsumerConfig {
+    let name = format!("{token}={}", subjects::tenant_in_subject(tenant));
+    let filter = subjects::async_work(token, tenant);
+    ConsumerConfig { inactive_threshold: TURN_KEPT, ..patient_consumer(&name, filter, stores) }
 }
 
 /// Bytes that the broker reserves for everything above, with `models` models, by the bounds that they have unless settings say

@@ -97,6 +97,12 @@ pub struct Record {
     pub task: String,
     /// Rows of input.
     pub rows: u32,
+    /// Bytes that it takes in the queue; 0 where they were not counted yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
+    /// A client waits for it: it stands in no tenant's line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub express: bool,
     pub state: State,
     /// How often somebody took it up, in this generation.
     pub attempts: u32,
@@ -110,6 +116,10 @@ pub struct Record {
     pub webhook: Option<Webhook>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+}
+
+const fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// How an attempt ended.
@@ -170,6 +180,8 @@ impl Record {
             token,
             task: task.to_owned(),
             rows,
+            bytes: 0,
+            express: false,
             state: State::Queued,
             attempts: 0,
             created_ms,
