@@ -300,6 +300,13 @@ pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) 
     ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
 }
 
+/// Calls of webhooks. One that waits for its next try stays lent, so as many may be lent as the queue can hold: otherwise
+/// the calls of one receiver that is dead would keep everybody's from being delivered.
+pub fn webhook_consumer(stores: &StoreArgs) -> ConsumerConfig {
+    let config = patient_consumer("deliveries", subjects::WEBHOOKS_ALL.to_owned(), stores);
+    ConsumerConfig { max_ack_pending: MAX_MESSAGES, ..config }
+}
+
 /// A tenant's asynchronous jobs for one model. There may be many of these, so the broker drops what nobody has pulled from
 /// for a while; its messages stay in the queue, and it is made again when they are wanted. Neither part of its name can hold
 /// the sign between them.
@@ -322,4 +329,15 @@ pub fn reserved_bytes(models: usize) -> u64 {
 
 fn version_metadata() -> HashMap<String, String> {
     HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_wait_for_their_next_try_leave_room_for_others() {
+        let stores = StoreArgs::default();
+        assert!(webhook_consumer(&stores).max_ack_pending >= queue_config(Queue::Webhooks, &stores).max_messages);
+    }
 }
