@@ -219,6 +219,30 @@ async fn a_job_does_not_wait_for_another_tenants_backlog_and_one_tenant_cannot_f
     assert!(took < Duration::from_secs(10) && waiting > MOST as f64 / 2.0, "took {took:?}, {waiting} wait");
 }
 
+#[tokio::test]
+async fn a_keyed_request_that_cannot_be_answered_in_time_is_refused_and_its_key_is_not_taken() {
+    let cluster = start(SMALL, None).await;
+    let addr = cluster.api(0).addr();
+    let flood = flood(&cluster, SMALL, &[]);
+    held_back(&cluster, "normal", SMALL.flood_per_api * 9 / 10).await;
+    let body = json!({ "model": "simulated", "input": "x" });
+    let impatient = || Client::new(addr).header("x-request-timeout", "0.5");
+    let code = |answer: &client::Answer| answer.json()["error"]["code"].as_str().map(str::to_owned);
+    eventually("how long it takes is known", LONG, || async {
+        let answer = impatient().post("/v1/embeddings", &body).await.unwrap();
+        answer.status == 503 && code(&answer).as_deref() == Some("deadline_unreachable")
+    })
+    .await;
+    let refused = impatient().header("idempotency-key", "k").post("/v1/embeddings", &body).await.unwrap();
+    assert_eq!((refused.status, code(&refused).as_deref()), (503, Some("deadline_unreachable")), "{}", refused.text());
+    assert!(refused.header("retry-after-ms").is_some());
+    assert_eq!(client::get(addr, "/v1/jobs").await.unwrap().json()["data"], json!([]), "nothing was begun");
+    drop(flood);
+    gone(&cluster).await;
+    let again = Client::new(addr).header("idempotency-key", "k").post("/v1/embeddings", &body).await.unwrap();
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, None), "{}", again.text());
+}
+
 /// What the high lane saw when idle and when the others are flooded, and rows per second that went through normal and low.
 async fn lanes(size: Size) -> ([Report; 2], [f64; 2]) {
     let cluster = start(size, None).await;

@@ -39,7 +39,7 @@ const PULL: Duration = Duration::from_secs(5);
 const PULL_MESSAGES: usize = 32;
 /// Rows of a batch, for workers that do not say.
 const BATCH_ROWS: usize = 8;
-/// Rows of synchronous requests taken at once by one api: as without a key, the table of jobs in flight is the bound.
+/// Rows of synchronous requests taken at once by one api.
 const EXPRESS_ROWS: usize = 1_024;
 /// Pause after the broker refused something.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -197,7 +197,7 @@ impl Runner {
                 continue;
             };
             let batch = consumer.batch().max_messages(messages).expires(PULL).messages();
-            let taken = async { self.take(batch.await?, &credit).await };
+            let taken = async { self.take(batch.await?, line, &credit).await };
             if let Err(error) = taken.await {
                 tracing::debug!(%error, model = %token, "cannot pull asynchronous jobs");
                 // Begun again by `follow_models`, which makes sure that the consumer is there.
@@ -241,7 +241,7 @@ impl Runner {
     }
 
     /// Begins everything that a pull brings; returns how many that were.
-    async fn take(self: &Arc<Self>, mut batch: pull::Batch, credit: &Arc<Credit>) -> anyhow::Result<usize> {
+    async fn take(self: &Arc<Self>, mut batch: pull::Batch, line: Line, credit: &Arc<Credit>) -> anyhow::Result<usize> {
         let mut taken = 0;
         while let Some(message) = batch.next().await {
             let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -252,7 +252,7 @@ impl Runner {
             let held = Held { credit: Arc::clone(credit), rows };
             let runner = Arc::clone(self);
             self.attempts.lock().spawn(async move {
-                runner.see_through(message, work).await;
+                runner.see_through(message, work, line).await;
                 drop(held);
             });
             taken += 1;
@@ -261,7 +261,7 @@ impl Runner {
     }
 
     /// Keeps the delivery while the attempt runs, and says what became of it.
-    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>) {
+    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>, line: Line) {
         let mut stopping = self.stopping.subscribe();
         let every = ack_wait(self.jobs.stores.args().durability) / 3;
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
@@ -270,7 +270,7 @@ impl Runner {
             Ok(envelope) => {
                 // Handed to this process once more while the first attempt runs: that one speaks for both.
                 let Some(_at_work) = AtWork::begin(self, &envelope) else { return };
-                let mut attempt = std::pin::pin!(self.jobs.attempt(envelope));
+                let mut attempt = std::pin::pin!(self.jobs.attempt(envelope, line == Line::Express));
                 loop {
                     tokio::select! {
                         verdict = &mut attempt => break verdict,

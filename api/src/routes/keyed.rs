@@ -27,8 +27,15 @@ pub async fn answer(
     tally: &mut InferenceTally,
 ) -> Answer {
     jobs.check_servable(&draft.model)?;
-    let claimed = jobs.once(key, deadline, nothing_came_of_it, || jobs.prepare(draft)).await?;
+    let mut waiting = None;
+    // Not asked of a repeat: what is there already only waits for its answer.
+    let make = || {
+        waiting = Some(jobs.admit(&draft, deadline)?);
+        jobs.prepare(draft)
+    };
+    let claimed = jobs.once(key, deadline, nothing_came_of_it, make).await?;
     let record = jobs.wait(&claimed.job, deadline).await?.ok_or(JobError::Internal)?;
+    drop(waiting);
     let mut response = match body(jobs, &record).await {
         Ok(body) => {
             // Rows and tokens are counted by who ran them.
@@ -55,8 +62,13 @@ pub fn mark_replayed<T>(response: &mut Response<T>) {
 }
 
 /// A repeat after these gets a chance of its own.
-fn nothing_came_of_it(state: State) -> bool {
-    matches!(state, State::Expired | State::Cancelled)
+fn nothing_came_of_it(record: &Record) -> bool {
+    match record.state {
+        State::Expired | State::Cancelled => true,
+        // Refused for want of time, as at the door.
+        State::Failed => matches!(record.error, Some(JobError::DeadlineUnreachable { .. })),
+        State::Queued | State::Running | State::Done | State::Dead => false,
+    }
 }
 
 async fn body(jobs: &Jobs, record: &Record) -> Result<bytes::Bytes, Failure> {
@@ -65,5 +77,24 @@ async fn body(jobs: &Jobs, record: &Record) -> Result<bytes::Bytes, Failure> {
         State::Queued | State::Running | State::Expired => Err(JobError::DeadlineExceeded.into()),
         State::Cancelled => Err(JobError::Cancelled.into()),
         State::Failed | State::Dead => Err(record.error.clone().unwrap_or(JobError::Internal).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_shared::async_jobs::{Ending, Event, new_job_id};
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_free_again_after_what_only_came_too_late() {
+        let id = new_job_id(1_000);
+        let job = Record::new(id, "t".into(), "m".into(), "m-0123456789".into(), "embed", 1, 1_000, 9_000);
+        let running = job.apply(Event::Start { generation: 0 }, 2_000).unwrap();
+        let failed =
+            |error| running.apply(Event::Finish { generation: 0, ending: Ending::Failed(error) }, 3_000).unwrap();
+        let late = JobError::DeadlineUnreachable { estimate_ms: 5_000, retry_after_ms: 1_000 };
+        assert!(nothing_came_of_it(&failed(late)) && nothing_came_of_it(&job.apply(Event::Cancel, 2_000).unwrap()));
+        assert!(!nothing_came_of_it(&running) && !nothing_came_of_it(&failed(JobError::Internal)));
     }
 }

@@ -62,8 +62,9 @@ impl Runner {
                 let share = room.div_ceil(waiting.max(1));
                 // Bounded, because a broker that does not answer must not keep the turn from others: what it sends after
                 // that is delivered again.
-                let take =
-                    async { self.take(consumer.fetch().max_messages(share).messages().await?, &turns.credit).await };
+                let take = async {
+                    self.take(consumer.fetch().max_messages(share).messages().await?, Line::Turns, &turns.credit).await
+                };
                 tokio::time::timeout(PULL, take).await??
             };
             if taken > 0 {
