@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use forebay_shared::async_jobs::{Record, State};
 use forebay_shared::error::JobError;
@@ -10,11 +11,11 @@ use forebay_shared::error::JobError;
 use super::json_bytes;
 use crate::dialect::Dialect;
 use crate::error::Failure;
-use crate::http::endpoint::Answer;
 use crate::http::instruments::InferenceTally;
 use crate::jobs::{Draft, IDEMPOTENT_REPLAYED, Jobs, Key};
 
-/// Waits for the job's end until `deadline`, and answers as the request itself would have been.
+/// Waits for the job's end until `deadline`, and answers as the request itself would have been; true if an earlier request
+/// has made that answer.
 ///
 /// # Errors
 /// As without a key, and [`Failure::IdempotencyConflict`].
@@ -25,7 +26,7 @@ pub async fn answer(
     deadline: Instant,
     dialect: Dialect,
     tally: &mut InferenceTally,
-) -> Answer {
+) -> Result<(Response<Body>, bool), Failure> {
     jobs.check_servable(&draft.model)?;
     let mut waiting = None;
     // Not asked of a repeat: what is there already only waits for its answer.
@@ -52,7 +53,7 @@ pub async fn answer(
     if claimed.replayed {
         mark_replayed(&mut response);
     }
-    Ok(response)
+    Ok((response, claimed.replayed))
 }
 
 /// Says that an earlier request with the same key has made this answer.
