@@ -1,12 +1,13 @@
 //! The door: how much may wait here, how much of it one tenant may have, and what would be late anyway.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use forebay_shared::error::JobError;
 use forebay_shared::ids::TenantName;
-use forebay_shared::job::Input;
+use forebay_shared::job::{EmbedParams, Input, Task};
 use forebay_shared::metrics::Refusal;
+use forebay_shared::model::ModelRecord;
 use parking_lot::Mutex;
 
 use super::fair::estimated_tokens;
@@ -19,6 +20,8 @@ use super::{MAX_RETRY_AFTER, MIN_RETRY_AFTER, Shared};
 pub struct Admission {
     /// Most jobs that may wait for an answer in this process.
     pub max_in_flight: usize,
+    /// Most bytes of the vectors that these can be answered with.
+    pub max_answer_bytes: u64,
     /// Refuse what cannot be answered before its deadline.
     pub by_deadline: bool,
 }
@@ -27,6 +30,7 @@ pub struct Admission {
 #[derive(Debug, Default)]
 pub(super) struct Room {
     rows: AtomicUsize,
+    answer_bytes: AtomicU64,
     shares: Mutex<Shares>,
 }
 
@@ -36,6 +40,7 @@ pub(super) struct Room {
 pub struct InFlight<'a> {
     room: &'a Room,
     rows: usize,
+    answer_bytes: u64,
     /// Whose share it is taken from; `None` where there are no tenants.
     tenant: Option<TenantName>,
 }
@@ -45,13 +50,24 @@ impl Room {
         self.rows.load(Ordering::Relaxed)
     }
 
-    pub(super) fn admit(&self, most: &Admission, tenant: &TenantName, rows: usize) -> Result<InFlight<'_>, Refusal> {
+    /// `answer_bytes`: of the largest answer that the rows can have.
+    pub(super) fn admit(
+        &self,
+        most: &Admission,
+        tenant: &TenantName,
+        rows: usize,
+        answer_bytes: u64,
+    ) -> Result<InFlight<'_>, Refusal> {
         let before = self.rows.fetch_add(rows, Ordering::Relaxed);
+        let bytes_before = self.answer_bytes.fetch_add(answer_bytes, Ordering::Relaxed);
         // Counted from here on, and out again if it is refused.
-        let mut admitted = InFlight { room: self, rows, tenant: None };
+        let mut admitted = InFlight { room: self, rows, answer_bytes, tenant: None };
         let room = most.max_in_flight.saturating_sub(before);
         if rows > room {
             return Err(Refusal::Jobs);
+        }
+        if bytes_before.saturating_add(answer_bytes) > most.max_answer_bytes {
+            return Err(Refusal::Bytes);
         }
         if tenant.as_str() != TenantName::DEFAULT {
             if !self.shares.lock().admit(tenant, rows, room) {
@@ -66,10 +82,17 @@ impl Room {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.room.rows.fetch_sub(self.rows, Ordering::Relaxed);
+        self.room.answer_bytes.fetch_sub(self.answer_bytes, Ordering::Relaxed);
         if let Some(tenant) = &self.tenant {
             self.room.shares.lock().leave(tenant, self.rows);
         }
     }
+}
+
+/// Bytes of one row's vector, at most: what its request cuts it to, or what the model's record says.
+pub(super) fn answer_bytes_of_row(model: &ModelRecord, task: &Task) -> u64 {
+    let Task::Embed(EmbedParams { dimensions, .. }) = task;
+    u64::from(dimensions.unwrap_or(model.dimensions)) * size_of::<f32>() as u64
 }
 
 impl Shared {
@@ -100,24 +123,46 @@ impl Shared {
 mod tests {
     use super::*;
 
-    const MOST: Admission = Admission { max_in_flight: 10, by_deadline: true };
+    const MOST: Admission = Admission { max_in_flight: 10, max_answer_bytes: 100, by_deadline: true };
 
     #[test]
     fn what_is_refused_or_leaves_is_counted_out_again() {
         let (room, tenant) = (Room::default(), TenantName::default());
-        let first = room.admit(&MOST, &tenant, 6).unwrap();
-        assert_eq!(room.admit(&MOST, &tenant, 5).unwrap_err(), Refusal::Jobs);
-        let second = room.admit(&MOST, &tenant, 4).unwrap();
+        let first = room.admit(&MOST, &tenant, 6, 60).unwrap();
+        assert_eq!(room.admit(&MOST, &tenant, 5, 1).unwrap_err(), Refusal::Jobs);
+        let second = room.admit(&MOST, &tenant, 4, 40).unwrap();
         assert_eq!(room.rows(), 10);
         drop((first, second));
         assert_eq!(room.rows(), 0);
     }
 
     #[test]
+    fn answers_that_would_not_fit_into_memory_are_refused() {
+        let (room, tenant) = (Room::default(), TenantName::default());
+        let first = room.admit(&MOST, &tenant, 1, 60).unwrap();
+        assert_eq!(room.admit(&MOST, &tenant, 1, 41).unwrap_err(), Refusal::Bytes);
+        assert!(room.admit(&MOST, &tenant, 1, 40).is_ok());
+        drop(first);
+        assert!(room.admit(&MOST, &tenant, 1, 100).is_ok());
+    }
+
+    #[test]
+    fn a_row_is_answered_with_what_the_model_has_or_the_request_cuts() {
+        let model: ModelRecord = serde_json::from_value(serde_json::json!({
+            "name": "m", "token": "m-0123456789", "architecture": "bert", "dtype": "f32", "dimensions": 384,
+            "max_tokens": 256, "pooling": "mean", "normalize": true, "created": 0,
+        }))
+        .unwrap();
+        let task = |dimensions| Task::Embed(EmbedParams { dimensions, ..EmbedParams::default() });
+        assert_eq!(answer_bytes_of_row(&model, &task(None)), 1_536);
+        assert_eq!(answer_bytes_of_row(&model, &task(Some(64))), 256);
+    }
+
+    #[test]
     fn a_named_tenant_may_have_as_much_as_is_free() {
         let room = Room::default();
-        let _five = room.admit(&MOST, &"a".into(), 5).unwrap();
-        assert_eq!(room.admit(&MOST, &"a".into(), 1).unwrap_err(), Refusal::Jobs);
-        assert!(room.admit(&MOST, &"b".into(), 5).is_ok());
+        let _five = room.admit(&MOST, &"a".into(), 5, 0).unwrap();
+        assert_eq!(room.admit(&MOST, &"a".into(), 1, 0).unwrap_err(), Refusal::Jobs);
+        assert!(room.admit(&MOST, &"b".into(), 5, 0).is_ok());
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A request is taken apart into rows; each row is a job. Jobs of one model and lane that are ready at the same moment
 //! travel together (`publisher`); their answers are matched by id (`pending`) and put together in order (`gather`).
-//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nothing is
-//! accepted while the broker is away or no worker is there, and nothing that could not be answered in time. What more wants
-//! to go out than workers can take soon is held back and leaves in a fair order (`fair`).
+//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nor its
+//! answers `max_answer_bytes`; nothing is accepted while the broker is away or no worker is there, and nothing that could not
+//! be answered in time. What more wants to go out than workers can take soon is held back and leaves in a fair order (`fair`).
 //!
 //! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that workers
 //! are told (`cancel`) and a redelivery of their message is answered "cancelled" and not run again.
@@ -176,7 +176,8 @@ impl Dispatch {
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
         let Submission { model, tenant, lane, task, rows, fixed, deadline, trace } = submission;
         let now = Instant::now();
-        let (in_flight, queue) = self.admit(&self.shared.in_flight, &model, &tenant, lane, &rows, deadline, now)?;
+        let (in_flight, queue) =
+            self.admit(&self.shared.in_flight, &model, &tenant, lane, &task, &rows, deadline, now)?;
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
         let ids = Vec::with_capacity(rows.len());
@@ -225,11 +226,12 @@ impl Dispatch {
         model: &ModelRecord,
         tenant: &TenantName,
         lane: Lane,
+        task: &Task,
         rows: &[Input],
         deadline: Instant,
     ) -> Result<InFlight<'_>, JobError> {
         let room = &self.shared.elsewhere;
-        self.admit(room, model, tenant, lane, rows, deadline, Instant::now()).map(|(in_flight, _)| in_flight)
+        self.admit(room, model, tenant, lane, task, rows, deadline, Instant::now()).map(|(in_flight, _)| in_flight)
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is a field of a submission, named by its type")]
@@ -239,16 +241,20 @@ impl Dispatch {
         model: &ModelRecord,
         tenant: &TenantName,
         lane: Lane,
+        task: &Task,
         rows: &[Input],
         deadline: Instant,
         now: Instant,
     ) -> Result<(InFlight<'a>, LaneQueue), JobError> {
         self.check_reachable(model)?;
-        let max = self.shared.admission.max_in_flight;
+        let most = &self.shared.admission;
+        let bytes_of_row = admission::answer_bytes_of_row(model, task).max(1);
+        // More than that never fits, however long the client waits.
+        let max = most.max_in_flight.min(usize::try_from(most.max_answer_bytes / bytes_of_row).unwrap_or(usize::MAX));
         if rows.len() > max {
             return Err(JobError::TooManyInputs { got: rows.len(), max });
         }
-        let in_flight = room.admit(&self.shared.admission, tenant, rows.len()).map_err(|reason| {
+        let in_flight = room.admit(most, tenant, rows.len(), bytes_of_row * rows.len() as u64).map_err(|reason| {
             self.shared.refused(&model.name, reason);
             self.shared.overloaded()
         })?;

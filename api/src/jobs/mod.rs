@@ -155,7 +155,8 @@ impl Jobs {
     /// # Errors
     /// As [`Dispatch::submit`] before anything is published.
     pub fn admit(&self, draft: &Draft, deadline: Instant) -> Result<InFlight<'_>, JobError> {
-        self.dispatch.admit_elsewhere(&draft.model, &draft.tenant, draft.lane, &draft.rows, deadline)
+        let Draft { model, tenant, lane, task, rows, .. } = draft;
+        self.dispatch.admit_elsewhere(model, tenant, *lane, task, rows, deadline)
     }
 
     pub fn has_fleet_secret(&self) -> bool {
