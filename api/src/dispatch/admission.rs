@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use forebay_shared::error::JobError;
-use forebay_shared::ids::TenantName;
+use forebay_shared::ids::{Lane, TenantName};
 use forebay_shared::job::{EmbedParams, Input, Task};
 use forebay_shared::metrics::Refusal;
 use forebay_shared::model::ModelRecord;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::fair::estimated_tokens;
 use super::fair::flow::Flow;
 use super::share::Shares;
-use super::{MAX_RETRY_AFTER, MIN_RETRY_AFTER, Shared};
+use super::{Dispatch, LaneQueue, MAX_RETRY_AFTER, MIN_RETRY_AFTER, Shared};
 
 /// What an api lets in.
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +89,59 @@ impl Drop for InFlight<'_> {
     }
 }
 
+impl Dispatch {
+    /// Admits work that is waited for here, and that somebody will submit who takes it from a queue: what [`Self::submit`]
+    /// would refuse is refused before it is written down. Counted until what is returned is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::submit`] before anything is published.
+    pub fn admit_elsewhere(
+        &self,
+        model: &ModelRecord,
+        tenant: &TenantName,
+        lane: Lane,
+        task: &Task,
+        rows: &[Input],
+        deadline: Instant,
+    ) -> Result<InFlight<'_>, JobError> {
+        let room = &self.shared.elsewhere;
+        self.admit(room, model, tenant, lane, task, rows, deadline, Instant::now()).map(|(in_flight, _)| in_flight)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is a field of a submission, named by its type")]
+    pub(super) fn admit<'a>(
+        &'a self,
+        room: &'a Room,
+        model: &ModelRecord,
+        tenant: &TenantName,
+        lane: Lane,
+        task: &Task,
+        rows: &[Input],
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<(InFlight<'a>, LaneQueue), JobError> {
+        self.check_reachable(model)?;
+        let most = &self.shared.admission;
+        let bytes_of_row = answer_bytes_of_row(model, task).max(1);
+        // More than that never fits, however long the client waits.
+        let max = most.max_in_flight.min(usize::try_from(most.max_answer_bytes / bytes_of_row).unwrap_or(usize::MAX));
+        if rows.len() > max {
+            return Err(JobError::TooManyInputs { got: rows.len(), max });
+        }
+        let in_flight = room.admit(most, tenant, rows.len(), bytes_of_row * rows.len() as u64).map_err(|reason| {
+            self.shared.refused(&model.name, reason);
+            self.shared.overloaded()
+        })?;
+        let queue = self.lane(model, lane);
+        self.shared
+            .check_deadline(&queue.flow, tenant, rows, deadline, now)
+            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Deadline))?;
+        Ok((in_flight, queue))
+    }
+}
+
 /// Bytes of one row's vector, at most: what its request cuts it to, or what the model's record says.
-pub(super) fn answer_bytes_of_row(model: &ModelRecord, task: &Task) -> u64 {
+fn answer_bytes_of_row(model: &ModelRecord, task: &Task) -> u64 {
     let Task::Embed(EmbedParams { dimensions, .. }) = task;
     u64::from(dimensions.unwrap_or(model.dimensions)) * size_of::<f32>() as u64
 }

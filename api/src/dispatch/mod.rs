@@ -216,55 +216,6 @@ impl Dispatch {
         result
     }
 
-    /// Admits work that is waited for here, and that somebody will submit who takes it from a queue: what [`Self::submit`]
-    /// would refuse is refused before it is written down. Counted until what is returned is dropped.
-    ///
-    /// # Errors
-    /// As [`Self::submit`] before anything is published.
-    pub fn admit_elsewhere(
-        &self,
-        model: &ModelRecord,
-        tenant: &TenantName,
-        lane: Lane,
-        task: &Task,
-        rows: &[Input],
-        deadline: Instant,
-    ) -> Result<InFlight<'_>, JobError> {
-        let room = &self.shared.elsewhere;
-        self.admit(room, model, tenant, lane, task, rows, deadline, Instant::now()).map(|(in_flight, _)| in_flight)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "each is a field of a submission, named by its type")]
-    fn admit<'a>(
-        &'a self,
-        room: &'a Room,
-        model: &ModelRecord,
-        tenant: &TenantName,
-        lane: Lane,
-        task: &Task,
-        rows: &[Input],
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<(InFlight<'a>, LaneQueue), JobError> {
-        self.check_reachable(model)?;
-        let most = &self.shared.admission;
-        let bytes_of_row = admission::answer_bytes_of_row(model, task).max(1);
-        // More than that never fits, however long the client waits.
-        let max = most.max_in_flight.min(usize::try_from(most.max_answer_bytes / bytes_of_row).unwrap_or(usize::MAX));
-        if rows.len() > max {
-            return Err(JobError::TooManyInputs { got: rows.len(), max });
-        }
-        let in_flight = room.admit(most, tenant, rows.len(), bytes_of_row * rows.len() as u64).map_err(|reason| {
-            self.shared.refused(&model.name, reason);
-            self.shared.overloaded()
-        })?;
-        let queue = self.lane(model, lane);
-        self.shared
-            .check_deadline(&queue.flow, tenant, rows, deadline, now)
-            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Deadline))?;
-        Ok((in_flight, queue))
-    }
-
     fn check_reachable(&self, model: &ModelRecord) -> Result<(), JobError> {
         if !self.shared.publish.is_up_or_failing_over() || !self.shared.replies.is_up_or_failing_over() {
             self.shared.refused(&model.name, Refusal::Broker);
