@@ -117,6 +117,31 @@ async fn a_quota_is_shared_by_the_apis_and_outlives_them() {
 }
 
 #[tokio::test]
+async fn a_replay_is_not_charged() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    let tenants = json!([{ "name": "a", "keys": keys(&[ONE]), "tokens_per_minute": 6000 }]);
+    let cluster = start(&file, tenants).await;
+    let input = vec!["a sentence that is not short, so that it costs something"; 50];
+    let body = json!({ "model": cluster.model_name(), "input": input });
+    let mut client = Client::new(cluster.api(0).addr());
+    for (header, value) in [("authorization", "Bearer one"), ("idempotency-key", "k")] {
+        client = client.header(header, value);
+    }
+    // A minute's worth at this api is 3 000 tokens: charged, the third replay would be refused. What is given back comes into
+    // the reckoning of the next request.
+    let mut left = Vec::new();
+    for replayed in [None].into_iter().chain([Some("true"); 8]) {
+        let answer = client.post("/v1/embeddings", &body).await.unwrap();
+        assert_eq!((answer.status, answer.header("idempotent-replayed")), (200, replayed), "{}", answer.text());
+        left.push(answer.header("x-ratelimit-remaining-tokens").unwrap().parse::<u32>().unwrap());
+    }
+    assert!(left[0] < 2_500, "the first is charged: {left:?}");
+    assert!(left[1..].iter().all(|now| *now >= left[1]), "{left:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn limits_are_divided_among_the_apis_that_are_there() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.json");

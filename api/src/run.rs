@@ -57,7 +57,11 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         clock.clone(),
         Arc::clone(&metrics),
         Arc::clone(&registry),
-        Admission { max_in_flight: args.max_in_flight_jobs, by_deadline: !args.no_deadline_admission },
+        Admission {
+            max_in_flight: args.max_in_flight_jobs,
+            max_answer_bytes: args.max_answer_bytes,
+            by_deadline: !args.no_deadline_admission,
+        },
     ));
     if broker.stores.durability == Durability::Memory {
         dispatch.distrust_the_past();

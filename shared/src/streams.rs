@@ -30,7 +30,7 @@ use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::ids::{Lane, ModelToken};
+use crate::ids::{Lane, ModelToken, TenantName};
 use crate::settings::{Durability, StoreArgs};
 use crate::subjects;
 
@@ -61,6 +61,8 @@ pub const ACK_WAIT_REPLICATED: Duration = Duration::from_secs(15);
 pub const MAX_DELIVER: i64 = 20;
 pub const MAX_ACK_PENDING: i64 = 20_000;
 const MAX_WAITING: i64 = 8_192;
+/// How long the consumer of a tenant that has nothing to do is kept: longer than a fleet is without workers for a moment.
+const TURN_KEPT: Duration = Duration::from_secs(3_600);
 /// Backstop of the queues that there is one of.
 const MAX_MESSAGES: i64 = 1_000_000;
 
@@ -298,6 +300,22 @@ pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) 
     ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
 }
 
+/// Calls of webhooks. One that waits for its next try stays lent, so as many may be lent as the queue can hold: otherwise
+/// the calls of one receiver that is dead would keep everybody's from being delivered.
+pub fn webhook_consumer(stores: &StoreArgs) -> ConsumerConfig {
+    let config = patient_consumer("deliveries", subjects::WEBHOOKS_ALL.to_owned(), stores);
+    ConsumerConfig { max_ack_pending: MAX_MESSAGES, ..config }
+}
+
+/// A tenant's asynchronous jobs for one model. There may be many of these, so the broker drops what nobody has pulled from
+/// for a while; its messages stay in the queue, and it is made again when they are wanted. Neither part of its name can hold
+/// the sign between them.
+pub fn turn_consumer(token: &ModelToken, tenant: &TenantName, stores: &StoreArgs) -> ConsumerConfig {
+    let name = format!("{token}={}", subjects::tenant_in_subject(tenant));
+    let filter = subjects::async_work(token, tenant);
+    ConsumerConfig { inactive_threshold: TURN_KEPT, ..patient_consumer(&name, filter, stores) }
+}
+
 /// Bytes that the broker reserves for everything above, with `models` models, by the bounds that they have unless settings say
 /// otherwise: a stream reserves its bound when it is created.
 pub fn reserved_bytes(models: usize) -> u64 {
@@ -311,4 +329,15 @@ pub fn reserved_bytes(models: usize) -> u64 {
 
 fn version_metadata() -> HashMap<String, String> {
     HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_wait_for_their_next_try_leave_room_for_others() {
+        let stores = StoreArgs::default();
+        assert!(webhook_consumer(&stores).max_ack_pending >= queue_config(Queue::Webhooks, &stores).max_messages);
+    }
 }

@@ -2,9 +2,9 @@
 //!
 //! A request is taken apart into rows; each row is a job. Jobs of one model and lane that are ready at the same moment
 //! travel together (`publisher`); their answers are matched by id (`pending`) and put together in order (`gather`).
-//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nothing is
-//! accepted while the broker is away or no worker is there, and nothing that could not be answered in time. What more wants
-//! to go out than workers can take soon is held back and leaves in a fair order (`fair`).
+//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nor its
+//! answers `max_answer_bytes`; nothing is accepted while the broker is away or no worker is there, and nothing that could not
+//! be answered in time. What more wants to go out than workers can take soon is held back and leaves in a fair order (`fair`).
 //!
 //! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that workers
 //! are told (`cancel`) and a redelivery of their message is answered "cancelled" and not run again.
@@ -23,7 +23,7 @@ pub mod replies;
 mod share;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_shared::ack;
@@ -42,14 +42,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::registry::Registry;
-pub use admission::Admission;
-use admission::InFlight;
+use admission::Room;
+pub use admission::{Admission, InFlight};
 use cancel::Canceller;
 use fair::flow::Flow;
 use gather::Gather;
 use pending::{Pending, Withdrawal};
 use rate::DrainRate;
-use share::Shares;
 
 /// One request's work: rows for one model.
 #[derive(Debug)]
@@ -97,9 +96,10 @@ struct Shared {
     metrics: Arc<ApiMetrics>,
     pending: Mutex<Pending>,
     canceller: Canceller,
-    in_flight: AtomicUsize,
+    in_flight: Room,
+    /// Work that waits for an answer here and is done wherever it is taken from its queue.
+    elsewhere: Room,
     admission: Admission,
-    shares: Mutex<Shares>,
     drained: Mutex<DrainRate>,
     /// What was stored before this broker time is not acknowledged any more, see [`Dispatch::distrust_the_past`].
     lost_before_us: AtomicU64,
@@ -141,9 +141,9 @@ impl Dispatch {
             metrics,
             pending: Mutex::default(),
             canceller,
-            in_flight: AtomicUsize::new(0),
+            in_flight: Room::default(),
+            elsewhere: Room::default(),
             admission,
-            shares: Mutex::default(),
             drained: Mutex::new(DrainRate::new(Instant::now())),
             lost_before_us: AtomicU64::new(0),
         });
@@ -175,19 +175,10 @@ impl Dispatch {
     /// [`JobError::DeadlineUnreachable`] before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
         let Submission { model, tenant, lane, task, rows, fixed, deadline, trace } = submission;
-        self.check_reachable(&model)?;
-        let max = self.shared.admission.max_in_flight;
-        if rows.len() > max {
-            return Err(JobError::TooManyInputs { got: rows.len(), max });
-        }
-        let in_flight = InFlight::admit(&self.shared, &tenant, rows.len())
-            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Jobs))?;
         let now = Instant::now();
+        let (in_flight, queue) =
+            self.admit(&self.shared.in_flight, &model, &tenant, lane, &task, &rows, deadline, now)?;
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
-        let queue = self.lane(&model, lane);
-        self.shared
-            .check_deadline(&queue.flow, &tenant, &rows, deadline, now)
-            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Deadline))?;
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
         let ids = Vec::with_capacity(rows.len());
         let mut waiting = Waiting { shared: &self.shared, queue: &queue, token: &model.token, deadline, ids };
@@ -267,13 +258,13 @@ impl Dispatch {
 
     /// Jobs accepted and not yet answered.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Relaxed)
+        self.shared.in_flight.rows()
     }
 }
 
 impl Shared {
     fn overloaded(&self) -> JobError {
-        let jobs = self.in_flight.load(Ordering::Relaxed);
+        let jobs = self.in_flight.rows();
         let wait = self.drained.lock().time_to_drain(jobs, Instant::now());
         JobError::Overloaded { retry_after_ms: wait.as_millis() as u64 }
     }

@@ -62,7 +62,8 @@ pub fn read(payload: &[u8]) -> Result<Envelope, Verdict> {
 }
 
 impl Jobs {
-    pub(super) async fn attempt(&self, envelope: Envelope) -> Verdict {
+    /// `express`: a client waits for it, and wants to hear at once what cannot be done in time.
+    pub(super) async fn attempt(&self, envelope: Envelope, express: bool) -> Verdict {
         let key = JobKey::new(&envelope.tenant, &envelope.job);
         let changes = self.board.subscribe(&key);
         let record = match self.records.get(&key).await {
@@ -93,19 +94,20 @@ impl Jobs {
             return self.settle(&key, &Event::Finish { generation, ending }).await;
         }
         tokio::select! {
-            outcome = self.run(&envelope) => self.finish(&key, &envelope, attempt, outcome).await,
+            outcome = self.run(&envelope, express) => self.finish(&key, &envelope, attempt, outcome).await,
             () = ended_elsewhere(changes, generation), if !Bug::NoDuplicateSuppression.is_planted() => Verdict::Ended,
         }
     }
 
     /// Submits until it is answered, waiting while there is no capacity. A repeat is the same jobs.
-    async fn run(&self, envelope: &Envelope) -> Result<Vec<Output>, JobError> {
+    async fn run(&self, envelope: &Envelope, express: bool) -> Result<Vec<Output>, JobError> {
         let deadline = self.clock.instant(envelope.deadline_us);
         let ids = (0..envelope.rows.len()).map(|row| row_id(&envelope.job, row, envelope.generation)).collect();
         let fixed = FixedIds { jobs: ids, generation: envelope.generation };
         let mut patience = FIRST_PATIENCE;
         loop {
             let model = self.registry.find_token(&envelope.token);
+            let until = deadline.min(Instant::now() + patience);
             let error = match model {
                 None => JobError::NoWorker { model: envelope.model.to_string() },
                 Some(model) => {
@@ -116,7 +118,7 @@ impl Jobs {
                         task: envelope.task.clone(),
                         rows: envelope.rows.clone(),
                         fixed: Some(fixed.clone()),
-                        deadline: deadline.min(Instant::now() + patience),
+                        deadline: until,
                         trace: envelope.trace.unwrap_or_else(TraceContext::root),
                     };
                     match Box::pin(self.dispatch.submit(submission)).await {
@@ -124,6 +126,10 @@ impl Jobs {
                         Err(JobError::DeadlineExceeded) if Instant::now() < deadline => {
                             patience *= 2;
                             continue;
+                        }
+                        // It would hold the credit of others who wait until its deadline.
+                        Err(error @ JobError::DeadlineUnreachable { .. }) if express && until == deadline => {
+                            return Err(error);
                         }
                         Err(error) => error,
                     }

@@ -21,7 +21,7 @@ pub mod view;
 pub mod webhooks;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, kv, object_store};
 use forebay_shared::async_jobs::Records;
@@ -33,7 +33,7 @@ use forebay_shared::model::ModelRecord;
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::streams::{Bucket, Objects, Queue, Stores};
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, InFlight};
 use crate::registry::Registry;
 
 pub use accept::{Draft, Prepared};
@@ -148,6 +148,15 @@ impl Jobs {
         }
         self.metrics.admission_refused_total.with(&(model.name.clone(), Refusal::NoWorker)).inc();
         Err(JobError::NoWorker { model: model.name.to_string() })
+    }
+
+    /// Admits a job that a client waits for, before anything of it is written down.
+    ///
+    /// # Errors
+    /// As [`Dispatch::submit`] before anything is published.
+    pub fn admit(&self, draft: &Draft, deadline: Instant) -> Result<InFlight<'_>, JobError> {
+        let Draft { model, tenant, lane, task, rows, .. } = draft;
+        self.dispatch.admit_elsewhere(model, tenant, *lane, task, rows, deadline)
     }
 
     pub fn has_fleet_secret(&self) -> bool {

@@ -57,10 +57,11 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         if let Some((jobs, key)) = key {
             let draft = draft(caller.tenant, work, dialect, urgency, context.trace);
             let answer = keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
-            if answer.is_err() {
+            // Who came first has paid for a replay.
+            if answer.as_ref().map_or(true, |(_, replayed)| *replayed) {
                 charge.refund();
             }
-            return answer;
+            return answer.map(|(response, _)| response);
         }
         drop(bytes);
         let submission = Submission {

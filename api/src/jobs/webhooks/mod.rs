@@ -17,8 +17,7 @@ mod tries;
 use std::sync::Arc;
 
 use anyhow::Context;
-use forebay_shared::streams::{Bucket, Queue, patient_consumer};
-use forebay_shared::subjects;
+use forebay_shared::streams::{Bucket, Queue, patient_consumer, webhook_consumer};
 
 use super::Jobs;
 
@@ -37,8 +36,8 @@ pub fn check_secret(secret: &str) -> Result<(), &'static str> {
 pub(super) async fn start(jobs: &Arc<Jobs>) -> anyhow::Result<()> {
     let stores = &jobs.stores;
     let queue = stores.queue(Queue::Webhooks).await?;
-    let config = patient_consumer("deliveries", subjects::WEBHOOKS_ALL.to_owned(), stores.args());
-    let deliveries = stores.consumer(&queue, format!("{}/deliveries", Queue::Webhooks.name()), config).await?;
+    let name = format!("{}/deliveries", Queue::Webhooks.name());
+    let deliveries = stores.consumer(&queue, name, webhook_consumer(stores.args())).await?;
     let changes = format!("$KV.{}.>", Bucket::Records.name());
     let config = patient_consumer("webhooks", changes, stores.args());
     let records = &jobs.records.bucket().stream;
