@@ -22,6 +22,7 @@ mod publisher;
 mod rate;
 pub mod replies;
 mod share;
+mod unacknowledged;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
