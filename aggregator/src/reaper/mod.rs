@@ -30,7 +30,7 @@ use forebay_shared::planted::Bug;
 use forebay_shared::settings::{BrokerArgs, StoreArgs};
 use forebay_shared::streams::{self, Bucket, Stores};
 use forebay_shared::subjects;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use orphans::{Orphan, Reach};
@@ -157,7 +157,13 @@ impl Shell {
                     // Nothing is due because somebody lives; what time brings is due at `wake`, whoever speaks until then.
                     continue;
                 }
-                Some(result) = found.recv() => self.on_found(&mut policy, result, &finder).await,
+                Some(result) = found.recv() => {
+                    // What the living have said by now comes first: it may be about what was found.
+                    while let Some(Some(message)) = ears.held.next().now_or_never() {
+                        self.on_held(&mut policy, &message).await;
+                    }
+                    self.on_found(&mut policy, result, &finder).await;
+                }
                 Ok(()) = system.changed() => policy.disturbed(Instant::now()),
                 Ok(()) = account.changed() => policy.disturbed(Instant::now()),
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -231,12 +237,9 @@ impl Shell {
                 }
             }
             Found::Orphans { token, orphans, since, until } => {
-                // The broker may have taken its time to answer: what is too late is left to ack_wait.
-                if now < until
-                    && let Some(held) = policy.held_of(&streams::jobs_stream(&token), now)
-                {
-                    let still = orphans.into_iter().filter(|orphan| held.binary_search(&orphan.stream_seq).is_err());
-                    let acks = still.map(|orphan| orphan.ack).collect();
+                // The broker may have taken its time to answer.
+                if let Some(held) = policy.held_of(&streams::jobs_stream(&token), now) {
+                    let acks = orphans::still_lost(orphans, &held, now, until);
                     give_back(&self.reaper.account, &self.metrics, acks, since).await;
                 }
             }

@@ -16,17 +16,17 @@ mod estimate;
 mod fair;
 mod gather;
 mod meter;
+mod past;
 mod pending;
 mod publisher;
 mod rate;
 pub mod replies;
 mod share;
+mod unacknowledged;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use forebay_shared::ack;
 use forebay_shared::async_jobs::lone_row;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
@@ -47,6 +47,7 @@ pub use admission::{Admission, InFlight};
 use cancel::Canceller;
 use fair::flow::Flow;
 use gather::Gather;
+use past::Past;
 use pending::{Pending, Withdrawal};
 use rate::DrainRate;
 
@@ -101,8 +102,7 @@ struct Shared {
     elsewhere: Room,
     admission: Admission,
     drained: Mutex<DrainRate>,
-    /// What was stored before this broker time is not acknowledged any more, see [`Dispatch::distrust_the_past`].
-    lost_before_us: AtomicU64,
+    past: Past,
 }
 
 /// A job on its way to a publisher.
@@ -145,20 +145,20 @@ impl Dispatch {
             elsewhere: Room::default(),
             admission,
             drained: Mutex::new(DrainRate::new(Instant::now())),
-            lost_before_us: AtomicU64::new(0),
+            past: Past::default(),
         });
         Self { shared, registry, lanes: RwLock::default() }
     }
 
-    /// For queues that end with the broker's process: one that is made anew counts from 1 again, and the broker matches
-    /// acknowledgements by that number alone. What was stored before the connection was lost is no longer acknowledged
-    /// here; if it is still there, it is delivered again and the worker hears that it is done.
+    /// For queues that end with the broker's process: what was stored before the connection was lost is no longer
+    /// acknowledged, see [`past`].
     pub fn distrust_the_past(&self) {
         let shared = Arc::clone(&self.shared);
+        shared.past.distrust();
         tokio::spawn(async move {
             let mut epochs = shared.replies.epochs();
             while epochs.changed().await.is_ok() {
-                shared.lost_before_us.store(shared.clock.now_us(), Ordering::Relaxed);
+                shared.past.cut(shared.clock.now_us());
             }
         });
     }
@@ -279,9 +279,8 @@ impl Shared {
 
     /// Acknowledges bundles whose last job is gone.
     async fn acknowledge(&self, acks: Vec<String>) {
-        let lost_before_us = self.lost_before_us.load(Ordering::Relaxed);
         for ack in acks {
-            if lost_before_us > 0 && ack::stored_us(&ack).is_none_or(|stored_us| stored_us < lost_before_us) {
+            if !self.past.may_acknowledge(&ack, self.replies.is_up()) {
                 continue;
             }
             // If this is lost the bundle is delivered again, the worker asks, and is told that it is done.

@@ -47,8 +47,8 @@ use crate::prepare::Preparer;
 use crate::reply::{Failed, ReplySender};
 use crate::telemetry::ModelCounters;
 use attempts::{Attempts, Begun, RecordError, Started};
-pub(crate) use policy::OwnDeliveries;
 use policy::SuspectQueue;
+pub(crate) use policy::{MessageName, OwnDeliveries};
 
 /// Most suspects that wait in one worker.
 const MAX_JOBS: usize = 512;
