@@ -173,6 +173,10 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     }
     let Call { state, caller, parts, body, .. } = call;
     let Some(batches) = state.backend.batches() else { return Err(JobError::BrokerUnavailable.into()) };
+    if let Err(no_room) = batches.admit(&caller.tenant, announced(&parts.headers).unwrap_or_default()).await {
+        let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard_body(body)).await;
+        return Err(no_room);
+    }
     let mut request = Request::from_parts(parts, body);
     // The file has a limit of its own.
     DefaultBodyLimit::disable().apply(&mut request);
