@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::batch::{Batches, line, lines, occurrences};
-use support::{Cluster, ClusterOptions, queue, verify};
+use support::{Client, Cluster, ClusterOptions, eventually, queue, verify};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -163,6 +163,75 @@ async fn a_batch_waits_for_a_worker_and_for_the_broker_and_no_line_fails() {
     assert_eq!(batch["request_counts"], json!({ "total": 4_000, "completed": 4_000, "failed": 0 }), "{batch}");
     complete(&batches.lines(&batch["output_file_id"]).await, 4_000);
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_what_is_new_and_a_batch_goes_on_when_something_is_removed_or_ends_by_cancelling() {
+    const BOUND: usize = 3_500_000;
+    let env = vec![("FOREBAY_FILES_MAX_BYTES", BOUND.to_string())];
+    let (cluster, batches) = start(ClusterOptions { env, ..ClusterOptions::default() }).await;
+    // Answers of 8 kB, so that the lines that are written off in the end are few beside them.
+    let (count, inputs) = (300, json!(vec!["x"; 80]).to_string());
+    let file: String =
+        (0..count).map(|i| line(&format!("row-{i}"), "identity", "INPUT").replace("\"INPUT\"", &inputs)).collect();
+    let filler = vec![b'x'; BOUND * 6 / 10];
+    let full_and_begun = async || {
+        let filler = batches.upload("batch", &filler).await;
+        assert_eq!(filler.status, 200, "{}", filler.text());
+        let id = batches.begin(file.as_bytes()).await;
+        let given_back = || cluster.api(0).log().matches("a part of a batch is given back to the queue").count();
+        let before = given_back();
+        eventually("parts wait for room", LONG, || async { given_back() > before }).await;
+        (filler.json()["id"].as_str().unwrap().to_owned(), id)
+    };
+
+    let (filler, id) = full_and_begun().await;
+    let waits = batches.show(&id).await;
+    assert_eq!((&waits["status"], &waits["request_counts"]["failed"]), (&json!("in_progress"), &json!(0)), "{waits}");
+    let api = || Client::new(cluster.api(0).addr());
+    let wanted =
+        json!({ "input_file_id": waits["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h" });
+    for refused in [
+        api().post("/v1/batches", &wanted).await.unwrap(),
+        api().send_as("multipart/form-data; boundary=x", "POST", "/v1/files", &[b'x'; 1_000]).await.unwrap(),
+    ] {
+        assert_eq!(refused.status, 507, "{}", refused.text());
+        assert_eq!(refused.json()["error"]["code"], "insufficient_storage", "{}", refused.text());
+        assert_eq!(refused.header("x-should-retry"), Some("false"));
+    }
+    // A full store lets go of what is removed, and what waited goes on.
+    let gone = batches.ask("DELETE", &format!("/v1/files/{filler}"), "application/json", b"").await;
+    assert_eq!(gone.status, 200, "{}", gone.text());
+    let batch = batches.ends(&id, 2 * LONG).await;
+    assert_eq!(batch["request_counts"], json!({ "total": count, "completed": count, "failed": 0 }), "{batch}");
+    let output = batches.lines(&batch["output_file_id"]).await;
+    for (i, line) in output.iter().enumerate() {
+        let vectors = line["response"]["body"]["data"].as_array().map(Vec::len);
+        assert_eq!((line["custom_id"].as_str(), vectors), (Some(format!("row-{i}").as_str()), Some(80)));
+    }
+    assert_eq!(output.len(), count);
+    for file in [&batch["output_file_id"], &batch["input_file_id"]] {
+        let path = format!("/v1/files/{}", file.as_str().unwrap());
+        assert_eq!(batches.ask("DELETE", &path, "application/json", b"").await.status, 200);
+    }
+    assert!(used_bytes(&cluster).await < 1_000, "what is removed leaves nothing");
+
+    let (_, id) = full_and_begun().await;
+    batches.post(&format!("/v1/batches/{id}/cancel"), &json!({})).await;
+    let batch = batches.ends(&id, 2 * LONG).await;
+    assert_eq!(batch["status"], "cancelled", "{batch}");
+    let (output, errors) =
+        (batches.lines(&batch["output_file_id"]).await, batches.lines(&batch["error_file_id"]).await);
+    assert!(!errors.is_empty() && errors.iter().all(|line| line["error"]["code"] == "batch_cancelled"));
+    let seen = occurrences(output.iter().chain(&errors));
+    assert!(seen.len() == count && seen.values().all(|times| *times == 1), "{} of {count}", seen.len());
+    cluster.stop().await;
+}
+
+/// Bytes in the store of files.
+async fn used_bytes(cluster: &Cluster) -> u64 {
+    let js = async_nats::jetstream::new(cluster.broker_client().await);
+    forebay_shared::streams::level(&js, "OBJ_FOREBAY_FILES").await.unwrap().used_bytes
 }
 
 /// Runs a batch of `count` lines on two apis and two workers, and kills one after the other at these shares of its way.

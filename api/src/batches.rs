@@ -38,6 +38,7 @@ pub mod record;
 mod record_tests;
 pub mod records;
 mod repair;
+pub mod room;
 pub mod runner;
 mod split;
 mod verdict;
@@ -90,6 +91,8 @@ pub struct Batches {
     at_work: Mutex<rustc_hash::FxHashSet<String>>,
     /// Whose lines are charged; `None` where no keys are configured.
     tenants: Option<Arc<Tenants>>,
+    /// Of the store of files, what one of them may have.
+    tenant_share_percent: u8,
     /// Parts held here, by tenant.
     held: Arc<Holders>,
 }
@@ -152,10 +155,11 @@ impl Batches {
         let stores = Stores::new(control.jetstream(), &args);
         // A chunk may wait for a disk that others write to as well.
         let patient = jetstream::context::ContextBuilder::new().timeout(BULK_TIMEOUT).ack_timeout(BULK_TIMEOUT);
-        let bulk = Stores::new(patient.build(bulk.client.clone()), &args);
+        let bulk_js = patient.build(bulk.client.clone());
+        let bulk = Stores::new(bulk_js.clone(), &args);
         let (records, objects) = tokio::try_join!(stores.bucket(Bucket::Batches), bulk.objects(Objects::Files))?;
         let records = Records::new(records);
-        let files = Files::new(records.clone(), objects, clock.clone(), max_file_bytes, args.files_keep);
+        let files = Files::new(records.clone(), objects, bulk_js, clock.clone(), max_file_bytes, args.files_keep);
         let progress = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(FORGOTTEN_AFTER).build();
         let queue = control.jetstream();
         Ok(Self {
@@ -171,14 +175,15 @@ impl Batches {
             progress,
             at_work: Mutex::default(),
             tenants: None,
+            tenant_share_percent: 100,
             held: Arc::default(),
         })
     }
 
-    /// Charges lines to these tenants, who wait when they are over a limit.
+    /// Charges lines to these tenants, who wait when they are over a limit, and lets each have its share of the store.
     #[must_use]
-    pub fn with_tenants(self, tenants: Option<Arc<Tenants>>) -> Self {
-        Self { tenants, ..self }
+    pub fn with_tenants(self, tenants: Option<Arc<Tenants>>, tenant_share_percent: u8) -> Self {
+        Self { tenants, tenant_share_percent, ..self }
     }
 
     fn now(&self) -> u64 {
@@ -194,8 +199,9 @@ impl Batches {
     /// Keeps a new batch and hands it to whoever splits it.
     ///
     /// # Errors
-    /// [`Failure`] if the broker does not take it; nothing is kept then.
+    /// [`Failure`] if there is no room for its answers or the broker does not take it; nothing is kept then.
     pub async fn begin(&self, batch: Batch) -> Result<Batch, Failure> {
+        self.admit(&batch.tenant, 0).await?;
         let key = batch_key(&batch.tenant, &batch.id);
         self.records.create(&key, &batch).await?;
         if let Err(error) = self.publish_split(&batch).await {

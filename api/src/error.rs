@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use forebay_shared::error::JobError;
 use forebay_shared::metrics::Outcome;
 
+use crate::batches::room::NoRoom;
 use crate::dialect::{Complaint, Dialect};
 
 /// Read by OpenAI's clients before `Retry-After`: whole milliseconds.
@@ -67,6 +68,9 @@ pub enum Failure {
          process it as a batch (/v1/files, /v1/batches)"
     )]
     TooLargeForQueue { got: usize, max: usize },
+    /// The store of files is full, or the caller has its share of it.
+    #[error(transparent)]
+    NoRoom(NoRoom),
     /// The same idempotency key came with another request.
     #[error("this idempotency key was used for another request; use a new key, or send the same body")]
     IdempotencyConflict,
@@ -91,6 +95,8 @@ impl Failure {
             Self::Unauthorized(_) | Self::Forbidden(_) => Outcome::Unauthorized,
             Self::RateLimited { .. } => Outcome::RateLimited,
             Self::QuotaExceeded { .. } => Outcome::QuotaExceeded,
+            Self::NoRoom(NoRoom::Store) => Outcome::Overloaded,
+            Self::NoRoom(NoRoom::Share { .. }) => Outcome::QuotaExceeded,
             Self::NotFound { .. } | Self::Conflict(_) | Self::IdempotencyConflict | Self::TooLargeForQueue { .. } => {
                 Outcome::Invalid
             }
@@ -294,6 +300,15 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
         Failure::TooLargeForQueue { .. } => {
             code = Some("request_too_large");
             StatusCode::PAYLOAD_TOO_LARGE
+        }
+        // The same words and figures come back until somebody removes something: a client's own retries do not help.
+        Failure::NoRoom(NoRoom::Store) => {
+            (code, retry) = (Some("insufficient_storage"), Retry::Pointless);
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        Failure::NoRoom(NoRoom::Share { .. }) => {
+            (code, retry) = (Some("insufficient_quota"), Retry::Pointless);
+            StatusCode::TOO_MANY_REQUESTS
         }
         Failure::IdempotencyConflict => {
             code = Some("idempotency_key_reused");

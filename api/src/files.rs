@@ -5,22 +5,24 @@
 //! can be read; an upload that ends before that leaves nothing but, after a kill, chunks that expire.
 
 mod content;
+mod objects;
 mod upload;
 
 use std::time::Duration;
 
-use async_nats::jetstream::object_store::{DeleteErrorKind, InfoErrorKind, ObjectStore};
+use async_nats::jetstream;
+use async_nats::jetstream::object_store::ObjectStore;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::TenantName;
 use forebay_shared::model::slug;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 pub use content::Content;
 pub use upload::Upload;
 
 use crate::batches::part::Segment;
-use crate::batches::records::{Records, StoreError, is_id, new_id};
+use crate::batches::records::{Records, StoreError, is_id};
 
 /// A tenant's file. Kept as JSON; times in seconds since the Unix epoch, broker time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,8 @@ fn segments_key(id: &str) -> String {
 pub struct Files {
     records: Records,
     objects: ObjectStore,
+    /// Of the connection that [`Self::objects`] came over.
+    js: jetstream::Context,
     clock: BrokerClock,
     /// Largest upload.
     pub max_bytes: u64,
@@ -76,8 +80,15 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn new(records: Records, objects: ObjectStore, clock: BrokerClock, max_bytes: u64, keep: Duration) -> Self {
-        Self { records, objects, clock, max_bytes, keep }
+    pub fn new(
+        records: Records,
+        objects: ObjectStore,
+        js: jetstream::Context,
+        clock: BrokerClock,
+        max_bytes: u64,
+        keep: Duration,
+    ) -> Self {
+        Self { records, objects, js, clock, max_bytes, keep }
     }
 
     fn now(&self) -> u64 {
@@ -141,15 +152,11 @@ impl Files {
             keys.reverse();
             keys.retain(|key| after.is_none_or(|after| key[prefix.len()..] > *after));
         }
-        let read = keys.into_iter().map(|key| {
-            let records = self.records.clone();
-            async move { records.get::<FileRecord>(&key).await }
-        });
-        let mut read = futures::stream::iter(read).buffered(16);
+        let mut read = self.read_all(keys, tenant);
         let mut page = Vec::new();
         while let Some(found) = read.next().await {
-            let Some(file) = found?.map(|found| found.value) else { continue };
-            if !self.is_visible(&file, tenant) || purpose.is_some_and(|purpose| purpose != file.purpose) {
+            let Some(file) = found? else { continue };
+            if purpose.is_some_and(|purpose| purpose != file.purpose) {
                 continue;
             }
             if page.len() == limit {
@@ -158,6 +165,32 @@ impl Files {
             page.push(file);
         }
         Ok((page, false))
+    }
+
+    /// Bytes of all of a tenant's files.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn used_by(&self, tenant: &TenantName) -> Result<u64, StoreError> {
+        let keys = self.records.keys(&file_key(tenant, "")).await?;
+        let files = self.read_all(keys, tenant);
+        files.try_fold(0, |sum, file| async move { Ok(sum + file.map_or(0, |file| file.bytes)) }).await
+    }
+
+    /// Those of these records that are files of the tenant, in the same order.
+    fn read_all(
+        &self,
+        keys: Vec<String>,
+        tenant: &TenantName,
+    ) -> impl futures::Stream<Item = Result<Option<FileRecord>, StoreError>> + Unpin {
+        let read = keys.into_iter().map(|key| {
+            let records = self.records.clone();
+            async move { records.get::<FileRecord>(&key).await }
+        });
+        let visible = move |file: &FileRecord| self.is_visible(file, tenant);
+        futures::stream::iter(read)
+            .buffered(16)
+            .map(move |found| Ok(found?.map(|found| found.value).filter(|file| visible(file))))
     }
 
     /// The bytes of a file, from the first to the last.
@@ -214,33 +247,5 @@ impl Files {
             self.records.remove(&segments_key(&file.id)).await?;
         }
         self.records.remove(&file_key(&file.tenant, &file.id)).await
-    }
-
-    /// Keeps `text` as an object with a name of its own.
-    ///
-    /// # Errors
-    /// The broker did not take all of it.
-    pub async fn put_object(&self, text: &[u8]) -> Result<Segment, StoreError> {
-        let object = new_id("part-", self.clock.now_us() / 1_000);
-        let mut rest = text;
-        let stored = self.objects.put(object.as_str(), &mut rest).await.map_err(StoreError::unavailable)?;
-        Ok(Segment { object, bytes: stored.size as u64 })
-    }
-
-    /// Removes an object; one that is gone already is no error.
-    ///
-    /// # Errors
-    /// The broker does not answer.
-    pub async fn remove_object(&self, object: &str) -> Result<(), StoreError> {
-        match self.objects.info(object).await {
-            Err(error) if error.kind() == InfoErrorKind::NotFound => return Ok(()),
-            Ok(info) if info.deleted => return Ok(()),
-            _ => {}
-        }
-        match self.objects.delete(object).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
-            Err(error) => Err(StoreError::unavailable(error)),
-        }
     }
 }

@@ -114,7 +114,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         None => (None, None),
     };
     // Only now, so that no line goes uncharged.
-    let batches = Arc::new(batches.with_tenants(tenants.clone()));
+    let batches = Arc::new(batches.with_tenants(tenants.clone(), args.files_tenant_share));
     let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants).with_cache(cache);
     state.jobs = Some(jobs);

@@ -51,6 +51,10 @@ pub struct ApiArgs {
     /// Largest file that may be uploaded, in bytes; a larger one is answered with 413.
     #[arg(long, env = "FOREBAY_MAX_FILE_BYTES", default_value_t = 200 * 1024 * 1024, value_name = "BYTES")]
     pub max_file_bytes: usize,
+    /// Largest part of the store of files that one tenant may have, in percent, where there are API keys; more is answered
+    /// with 429.
+    #[arg(long, env = "FOREBAY_FILES_TENANT_SHARE", default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub files_tenant_share: u8,
     /// How long the body of a request may take to arrive; its own timeout bounds it too.
     #[arg(long, env = "FOREBAY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub body_timeout: Duration,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::ids::{ProcessName, Role};
@@ -122,6 +123,15 @@ pub struct StoreArgs {
     /// How long files and batches are kept.
     #[arg(long, env = "FOREBAY_FILES_KEEP", default_value = "30d", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub files_keep: Duration,
+    /// Most bytes of files and of the output of batches, all tenants together; the broker reserves them. A million vectors of
+    /// 384 numbers are about 5 GB.
+    #[arg(long, env = "FOREBAY_FILES_MAX_BYTES", default_value_t = 16 << 30, value_name = "BYTES", value_parser = store_bytes())]
+    pub files_max_bytes: u64,
+}
+
+/// Bounds that the broker can be told: 0 would be none.
+fn store_bytes() -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(1..=i64::MAX.unsigned_abs())
 }
 
 impl Default for StoreArgs {
@@ -134,6 +144,7 @@ impl Default for StoreArgs {
             dead_letters_keep: 7 * DAY,
             results_keep: DAY,
             files_keep: 30 * DAY,
+            files_max_bytes: 16 << 30,
         }
     }
 }

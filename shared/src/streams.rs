@@ -38,9 +38,11 @@ mod ensure;
 mod fields;
 pub mod migrate;
 mod migration;
+mod room;
 
 pub use ensure::{EnsureError, Stores};
 pub use migration::{Finding, Verdict};
+pub use room::{Level, is_full, level};
 
 /// Version of the definitions below.
 pub const DEFINITIONS_VERSION: &str = "1";
@@ -174,12 +176,17 @@ impl Objects {
         }
     }
 
-    const fn max_bytes(self) -> i64 {
+    fn max_bytes(self, stores: &StoreArgs) -> i64 {
         match self {
             Self::Results => 2 << 30,
-            Self::Files => 4 << 30,
+            Self::Files => bound(stores.files_max_bytes),
         }
     }
+}
+
+/// As the broker is told it.
+fn bound(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Name of the stream that holds a model's synchronous jobs.
@@ -268,7 +275,7 @@ pub fn objects_config(objects: Objects, stores: &StoreArgs) -> StreamConfig {
         name: format!("OBJ_{}", objects.name()),
         storage: StorageType::File,
         num_replicas: stores.durability.replicas(),
-        max_bytes: objects.max_bytes(),
+        max_bytes: objects.max_bytes(stores),
         max_age: objects.keep(stores),
         ..Default::default()
     }

@@ -17,6 +17,7 @@ use super::line::{self, End, LineKey, Skip};
 use super::part::{Marker, Part, Segment};
 use super::record::Phase;
 use super::records::StoreError;
+use super::room::{ANSWERS_PERCENT, ENDS_PERCENT};
 use super::verdict::{Verdict, judge};
 use super::{BatchError, Batches, batch_key, marker_key, markers_of};
 use crate::dialect::Dialect;
@@ -32,6 +33,9 @@ const LINES_AT_ONCE: usize = 128;
 /// How long one attempt waits in the lane before it is made again.
 const ATTEMPT_TIME: Duration = Duration::from_secs(120);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// How often a full store is tried again, and how long its answers are kept here before the part is given back.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+const FULL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether a part should go on.
 pub(super) type Stop = watch::Receiver<Option<Skip>>;
@@ -103,12 +107,17 @@ impl Batches {
         }
         let key = marker_key(&part.batch, part.number);
         if self.records.get::<Marker>(&key).await?.is_none() {
-            let answers = self.execute(&part, Arc::new(place), stop, found.value.models.clone().into()).await;
+            // Nothing is computed that there is no room for; lines that are only written off have room of their own.
+            if stop.borrow().is_none() && !self.files.level().await?.takes(0, ANSWERS_PERCENT) {
+                return Err(StoreError::Full("it has no room for answers".to_owned()).into());
+            }
+            let place = Arc::new(place);
+            let answers = self.execute(&part, Arc::clone(&place), stop, found.value.models.clone().into()).await;
             if self.find(&part.tenant, &part.batch).await?.is_none() {
                 // Erased while it ran: what was computed is not kept.
                 return Ok(());
             }
-            self.keep_answers(&key, answers).await?;
+            self.keep_answers(&key, answers, &place).await?;
         }
         let markers = self.records.keys(&markers_of(&part.batch)).await?.len();
         if markers >= found.value.parts as usize {
@@ -118,14 +127,14 @@ impl Batches {
     }
 
     /// Writes all of a part's lines off as failed: it has ended more than one process.
-    pub(super) async fn write_off(self: &Arc<Self>, part: &Part) -> Result<(), BatchError> {
+    pub(super) async fn write_off(self: &Arc<Self>, part: &Part, place: &Place) -> Result<(), BatchError> {
         let Some(found) = self.find(&part.tenant, &part.batch).await? else { return Ok(()) };
         let mut answers = Answers::default();
         for (text, index) in part.lines.iter().zip(part.first_line..) {
             let (status, body) = refusal(JobError::Internal.into()).await;
             answers.add(LineKey::new(&part.batch, index), &custom_id(text), &End::Answered { status, body });
         }
-        self.keep_answers(&marker_key(&part.batch, part.number), answers).await?;
+        self.keep_answers(&marker_key(&part.batch, part.number), answers, place).await?;
         if self.records.keys(&markers_of(&part.batch)).await?.len() >= found.value.parts as usize {
             self.finish(&part.tenant, &part.batch).await?;
         }
@@ -243,10 +252,22 @@ impl Batches {
     }
 
     /// Stores the answers and marks the part; of two runs of a part the first to mark it counts.
-    async fn keep_answers(&self, key: &str, answers: Answers) -> Result<(), BatchError> {
+    async fn keep_answers(&self, key: &str, answers: Answers, place: &Place) -> Result<(), BatchError> {
+        // Lines that were not run end a batch: it must not need what only its end makes free.
+        let percent = if answers.completed > 0 && answers.skipped == 0 { ANSWERS_PERCENT } else { ENDS_PERCENT };
+        let output = self.store(&answers.output, percent, place).await?;
+        let errors = match self.store(&answers.errors, percent, place).await {
+            Ok(errors) => errors,
+            Err(error) => {
+                if let Some(output) = output {
+                    self.files.remove_object(&output.object).await?;
+                }
+                return Err(error.into());
+            }
+        };
         let marker = Marker {
-            output: self.store(&answers.output).await,
-            errors: self.store(&answers.errors).await,
+            output,
+            errors,
             completed: answers.completed,
             failed: answers.failed,
             skipped: answers.skipped,
@@ -284,17 +305,31 @@ impl Batches {
         }
     }
 
-    /// Keeps trying: the answers are there, only the broker is not.
-    async fn store(&self, text: &[u8]) -> Option<Segment> {
+    /// Keeps trying: the answers are there, only the broker is not. While its store is full others have the place, and it is
+    /// not waited for without end: a part that goes back can end where there is room, or when its batch is cancelled.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    async fn store(&self, text: &[u8], percent: u8, place: &Place) -> Result<Option<Segment>, StoreError> {
         if text.is_empty() {
-            return None;
+            return Ok(None);
         }
+        let give_up = Instant::now() + FULL_PATIENCE;
         loop {
-            match self.files.put_object(text).await {
-                Ok(segment) => return Some(segment),
-                Err(error) => tracing::warn!(%error, "answers of a part cannot be stored; trying again"),
+            match self.files.put_object(text, percent).await {
+                Ok(segment) => return Ok(Some(segment)),
+                Err(error @ StoreError::Full(_)) => {
+                    if Instant::now() >= give_up {
+                        return Err(error);
+                    }
+                    place.give_up().await;
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "answers of a part cannot be stored; trying again");
+                    tokio::time::sleep(STORE_PAUSE).await;
+                }
             }
-            tokio::time::sleep(STORE_PAUSE).await;
         }
     }
 

@@ -6,11 +6,13 @@ use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use forebay_shared::error::JobError;
+use forebay_shared::streams::is_full;
 use futures::TryStreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::room::NoRoom;
 use crate::error::Failure;
 
 /// Headers of a message that says that a key was removed, by a client or by its age.
@@ -33,23 +35,29 @@ pub struct Versioned<T> {
 pub enum StoreError {
     #[error("the broker's store does not answer: {0}")]
     Unavailable(String),
+    /// Nothing fits until something is removed or expires.
+    #[error("the broker's store is full: {0}")]
+    Full(String),
     #[error("a record cannot be read: {0}")]
     Unreadable(String),
 }
 
 impl StoreError {
-    pub(crate) fn unavailable(error: impl std::fmt::Display) -> Self {
-        Self::Unavailable(error.to_string())
+    /// From what a client of the broker said; that the store is full is told apart.
+    pub(crate) fn unavailable(error: impl std::error::Error + 'static) -> Self {
+        let said = error.to_string();
+        if is_full(&error) { Self::Full(said) } else { Self::Unavailable(said) }
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "a request for a file or batch failed");
-        Self::Job(match error {
-            StoreError::Unavailable(_) => JobError::BrokerUnavailable,
-            StoreError::Unreadable(_) => JobError::Internal,
-        })
+        match error {
+            StoreError::Unavailable(_) => Self::Job(JobError::BrokerUnavailable),
+            StoreError::Full(_) => Self::NoRoom(NoRoom::Store),
+            StoreError::Unreadable(_) => Self::Job(JobError::Internal),
+        }
     }
 }
 

@@ -43,6 +43,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 /// What failed for a reason of ours is given back for this long.
 const GIVEN_BACK_FOR: Duration = Duration::from_secs(2);
+/// What there is no room for is given back for about this long.
+const FULL_FOR: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Batches {
@@ -103,7 +105,7 @@ impl Batches {
         };
         if starts > MAX_STARTS {
             tracing::error!(batch = part.batch, part = part.number, "a part was delivered too often; its lines fail");
-            return settle(message, self.write_off(&part).await).await;
+            return settle(message, self.write_off(&part, &place).await).await;
         }
         let part = Arc::new(part);
         let (stop, stopped) = watch::channel(self.should_stop(&part).await.unwrap_or_default());
@@ -242,7 +244,10 @@ async fn settle(message: &Message, done: Result<(), BatchError>) {
         Ok(()) | Err(BatchError::Gone) => AckKind::Ack,
         Err(error) => {
             tracing::warn!(%error, "a part of a batch is given back to the queue");
-            AckKind::Nak(Some(GIVEN_BACK_FOR))
+            let is_full = matches!(error, BatchError::Store(StoreError::Full(_)));
+            // Parts that came back together do not return together.
+            let pause = if is_full { FULL_FOR.mul_f64(rand::random_range(0.75..1.25)) } else { GIVEN_BACK_FOR };
+            AckKind::Nak(Some(pause))
         }
     };
     // What is lost here comes back and finds that it is done.

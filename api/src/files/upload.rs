@@ -16,7 +16,7 @@ pub struct Upload {
     id: String,
     writer: BufWriter<DuplexStream>,
     bytes: u64,
-    stored: oneshot::Receiver<Result<(), String>>,
+    stored: oneshot::Receiver<Result<(), StoreError>>,
     keep: oneshot::Sender<()>,
 }
 
@@ -30,9 +30,11 @@ impl Files {
         let (objects, name) = (self.objects.clone(), id.clone());
         // A task of its own: it must clean up after a client that went away.
         tokio::spawn(async move {
-            let put = objects.put(name.as_str(), &mut reader).await;
+            let put = objects.put(name.as_str(), &mut reader).await.map(drop).map_err(StoreError::unavailable);
             let is_stored = put.is_ok();
-            let _gone = told.send(put.map(drop).map_err(|error| error.to_string()));
+            let _gone = told.send(put);
+            // After a failure nobody reads: who still writes must hear of it.
+            drop(reader);
             if kept.await.is_err()
                 && is_stored
                 && let Err(error) = objects.delete(&name).await
@@ -56,9 +58,10 @@ impl Files {
         purpose: &str,
         keep_seconds: Option<u64>,
     ) -> Result<FileRecord, StoreError> {
-        upload.writer.shutdown().await.map_err(StoreError::unavailable)?;
-        let stored = upload.stored.await.map_err(StoreError::unavailable)?;
-        stored.map_err(StoreError::Unavailable)?;
+        if let Err(error) = upload.writer.shutdown().await {
+            return Err(upload.why(error).await);
+        }
+        upload.stored.await.map_err(StoreError::unavailable)??;
         let object = Stored::Object(upload.id.clone());
         let mut file = self.record(tenant, upload.id, filename, purpose, object, keep_seconds);
         file.bytes = upload.bytes;
@@ -75,6 +78,17 @@ impl Upload {
     /// The broker does not take it; drop the upload then.
     pub async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.bytes += piece.len() as u64;
-        self.writer.write_all(&piece).await.map_err(StoreError::unavailable)
+        match self.writer.write_all(&piece).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.why(error).await),
+        }
+    }
+
+    /// What stands behind a pipe that nobody reads any more.
+    async fn why(&mut self, error: std::io::Error) -> StoreError {
+        match (&mut self.stored).await {
+            Ok(Err(cause)) => cause,
+            _ => StoreError::unavailable(error),
+        }
     }
 }

@@ -21,7 +21,7 @@ pub fn operations() -> Vec<Operation> {
             .about("upload_file", "Upload a file of requests", "One JSON object per line, for `/v1/batches`.")
             .body_as::<Upload>("multipart/form-data")
             .answer::<File>(200, "The file.")
-            .errors(&[400, 408, 413, 415, 500, 503]),
+            .errors(&[400, 408, 413, 415, 500, 503, 507]),
         Operation::get("/v1/files", OpenAi, FILES)
             .about("list_files", "List files", "")
             .in_query("purpose", "Only files with this purpose.")
@@ -47,7 +47,7 @@ pub fn operations() -> Vec<Operation> {
             .about("create_batch", "Begin a batch", "Every line of the file is a request, run in the lane `low`.")
             .body::<BatchRequest>()
             .answer::<Batch>(200, "The batch.")
-            .errors(&[400, 408, 413, 415, 500, 503]),
+            .errors(&[400, 408, 413, 415, 500, 503, 507]),
         Operation::get("/v1/batches", OpenAi, BATCHES)
             .about("list_batches", "List batches", "Newest first.")
             .in_query_as("limit", "Most batches on a page; 20 unless said otherwise.", number(1, 100))

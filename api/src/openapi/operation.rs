@@ -148,7 +148,7 @@ impl Operation {
                     answer = answer.header("retry-after-ms", count("The same in milliseconds."));
                 }
                 401 => answer = answer.header("www-authenticate", header("`Bearer`")),
-                409 | 424 | 500 => {
+                409 | 424 | 500 | 507 => {
                     let about = "`false` where the same request would get the same answer.";
                     answer = answer.header("x-should-retry", header(about));
                 }
@@ -264,6 +264,7 @@ fn reason(status: u16) -> &'static str {
         500 => "A failure on our side; it is logged under the request id.",
         503 => "No capacity, no worker or no broker at the moment.",
         504 => "Not answered by the deadline.",
+        507 => "The store of files is full; something must be deleted, or the store made larger.",
         _ => "See the message.",
     }
 }

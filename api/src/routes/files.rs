@@ -11,7 +11,7 @@ use forebay_shared::error::JobError;
 use forebay_shared::ids::TenantName;
 use serde::{Deserialize, Serialize};
 
-use super::form::{Form, Part};
+use super::form::{Form, Part, announced};
 use super::{json, query};
 use crate::error::Failure;
 use crate::files::{FileRecord, Files, PURPOSE_BATCH, Upload};
@@ -155,6 +155,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     media::plain(&call.parts.headers)?;
     let Call { state, caller, parts, body, .. } = call;
     let Some(batches) = state.backend.batches() else { return Err(JobError::BrokerUnavailable.into()) };
+    batches.admit(&caller.tenant, announced(&parts.headers).unwrap_or_default()).await?;
     let form = Form::open(parts, body, batches.files.max_bytes).await?;
     let file = receive(&batches.files, &caller.tenant, form).await?;
     json(StatusCode::OK, &File::from(&file))

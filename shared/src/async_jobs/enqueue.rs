@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, object_store};
 use bytes::Bytes;
@@ -13,15 +13,13 @@ use super::record::{Event, Record, Refused, State};
 use super::records::{ChangeError, JobKey, Records, StoreError};
 use crate::codec;
 use crate::ids::{JobId, TenantName};
-use crate::streams::{EnsureError, Objects, Stores};
+use crate::streams::{EnsureError, Objects, Stores, is_full};
 
 /// A message outlives its job by this: garbage collection only, a job that has not ended is expired by its record.
 const LINGER: Duration = Duration::from_secs(300);
 /// How long the broker is asked to take an envelope.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
-/// The broker's code for a stream that is at its limit.
-const STREAM_FULL: u64 = 10077;
 /// Bytes of a message beside its payload: subject and headers.
 const FRAME_BYTES: usize = 1_024;
 
@@ -79,11 +77,6 @@ pub async fn publish(
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-fn is_full(error: &PublishError) -> bool {
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    cause.is_some_and(|cause| cause.error_code().0 == STREAM_FULL)
 }
 
 /// Last part of the name under which the envelope of a job is kept where it may be needed again.
