@@ -43,6 +43,9 @@ use visit::{Charge, Visit};
 /// Where some clients put their key instead.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+/// How long the work of a tenant that was taken out waits before it asks again.
+const REMOVED_WAIT: Duration = Duration::from_secs(5);
+
 /// Whose request it is, and what they may do. Everything that is counted, limited, kept or erased per tenant goes by
 /// this.
 #[derive(Debug, Clone)]
@@ -224,20 +227,35 @@ impl Tenants {
         self.table.read().accounts.clone()
     }
 
-    /// A tenant whose request was let in earlier. One that is not configured any more has no limits to keep to.
-    pub fn caller(&self, tenant: &TenantName) -> Caller {
-        let table = self.table.read();
-        let account = table.accounts.iter().find(|account| account.rights.name == *tenant).cloned();
-        Caller { tenant: tenant.clone(), account }
+    /// A tenant whose work was let in earlier.
+    ///
+    /// # Errors
+    /// [`Failure::RateLimited`]: it is not configured any more. Its limits went with it, so it may use nothing until it
+    /// is configured again: who takes a tenant out must not thereby set its work free. What `default` left from before
+    /// there were keys has never had limits.
+    pub fn caller(&self, tenant: &TenantName) -> Result<Caller, Failure> {
+        let account = self.find(tenant);
+        if account.is_none() && *tenant != TenantName::default() {
+            let retry_after_ms = REMOVED_WAIT.as_millis() as u64;
+            return Err(Failure::RateLimited { limit: "a tenant that is not configured".to_owned(), retry_after_ms });
+        }
+        Ok(Caller { tenant: tenant.clone(), account })
     }
 
     /// Whether a tenant may have to wait for tokens.
     pub fn is_metered(&self, tenant: &TenantName) -> bool {
-        let caller = self.caller(tenant);
-        caller.account.is_some_and(|account| {
-            let limits = &account.rights.limits;
-            limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
-        })
+        match self.caller(tenant) {
+            Ok(Caller { account: Some(account), .. }) => {
+                let limits = &account.rights.limits;
+                limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        }
+    }
+
+    fn find(&self, tenant: &TenantName) -> Option<Arc<Account>> {
+        self.table.read().accounts.iter().find(|account| account.rights.name == *tenant).cloned()
     }
 
     fn today(&self) -> (Day, Duration) {

@@ -71,3 +71,18 @@ fn a_new_configuration_is_in_force_at_once_and_spares_requests_that_have_begun()
     assert!(tenants.identify(&headers(&[("x-api-key", "new")])).unwrap().may_use_model(&"other".into()));
     assert!(!began.may_use_model(&"other".into()));
 }
+
+#[test]
+fn a_tenant_that_was_taken_out_may_use_nothing_until_it_is_back() {
+    let tenants = tenants();
+    let (b, row) = (TenantName::from("b"), [Input::Text("gate".into())]);
+    let charge = |tenant: &TenantName| tenants.caller(tenant).and_then(|caller| caller.charge(&row)).map(drop);
+    assert!(charge(&b).is_ok() && !tenants.is_metered(&b));
+    tenants.replace(config(json!([{"name": "a", "keys": key("one")}])));
+    assert!(matches!(charge(&b), Err(Failure::RateLimited { .. })));
+    assert!(tenants.is_metered(&b), "it holds only a few parts");
+    let default = TenantName::default();
+    assert!(charge(&default).is_ok() && !tenants.is_metered(&default), "from before there were keys");
+    tenants.replace(config(json!([{"name": "b", "keys": key("two")}])));
+    assert!(charge(&b).is_ok());
+}
