@@ -8,7 +8,8 @@
 //! Limits are configured for the whole fleet. Rates and seats are divided by the number of live apis ([`share`]), so no
 //! request waits for another process; a day's quota is shared through the broker, and may be overshot a little (`quota`).
 //! A request takes a seat and one of its tenant's requests at the door ([`visit`]), and tokens once its inputs are known
-//! ([`Caller::charge`]): first by estimate, corrected when the answer tells.
+//! ([`Caller::charge`]): first by estimate, corrected when the answer tells. A job that is kept is corrected by whoever ends
+//! it ([`Tenants::charged`]).
 
 mod bucket;
 pub mod config;
@@ -105,8 +106,8 @@ impl Caller {
         self.account.as_ref().map(|account| Visit::begin(account, now))
     }
 
-    /// Takes the tokens that these inputs will need, before they are submitted. Whoever answers later and elsewhere keeps
-    /// the estimate, by dropping what this returns.
+    /// Takes the tokens that these inputs will need, before they are submitted. Whoever answers later and elsewhere drops
+    /// what this returns, and the estimate stays charged until then.
     ///
     /// # Errors
     /// [`Failure::RateLimited`], [`Failure::QuotaExceeded`]
@@ -151,9 +152,10 @@ impl Account {
     }
 }
 
+const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
+
 /// The day, and how long it lasts yet.
 fn today(clock: &BrokerClock) -> (Day, Duration) {
-    const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
     let now = clock.now_us();
     ((now / DAY_US) as Day, Duration::from_micros(DAY_US - now % DAY_US))
 }
@@ -240,6 +242,12 @@ impl Tenants {
             return Err(Failure::RateLimited { limit: "a tenant that is not configured".to_owned(), retry_after_ms });
         }
         Ok(Caller { tenant: tenant.clone(), account })
+    }
+
+    /// What a tenant was charged for a job when it was accepted, at `accepted_ms` (Unix) and perhaps by another api: whoever
+    /// ends the job settles it. Nobody's, if the tenant is not configured any more.
+    pub fn charged(&self, tenant: &TenantName, rows: &[Input], accepted_ms: u64) -> Charge {
+        Charge::earlier(self.find(tenant), rows, (accepted_ms.saturating_mul(1_000) / DAY_US) as Day)
     }
 
     /// Whether a tenant may have to wait for tokens.

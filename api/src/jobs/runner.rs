@@ -176,7 +176,7 @@ impl Runner {
                 }
                 continue;
             };
-            if let Err(error) = self.take(&consumer, messages, &credit).await {
+            if let Err(error) = self.take(&consumer, messages, &credit, line == Line::Express).await {
                 tracing::debug!(%error, model = %token, "cannot pull asynchronous jobs");
                 // Begun again by `follow_models`, which makes sure that the consumer is there.
                 return tokio::time::sleep(PAUSE).await;
@@ -222,6 +222,7 @@ impl Runner {
         consumer: &Consumer<pull::Config>,
         messages: usize,
         credit: &Arc<Credit>,
+        express: bool,
     ) -> anyhow::Result<()> {
         let mut batch = consumer.batch().max_messages(messages).expires(PULL).messages().await?;
         while let Some(message) = batch.next().await {
@@ -233,7 +234,7 @@ impl Runner {
             let held = Held { credit: Arc::clone(credit), rows };
             let runner = Arc::clone(self);
             self.attempts.lock().spawn(async move {
-                runner.see_through(message, work).await;
+                runner.see_through(message, work, express).await;
                 drop(held);
             });
         }
@@ -241,7 +242,7 @@ impl Runner {
     }
 
     /// Keeps the delivery while the attempt runs, and says what became of it.
-    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>) {
+    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>, express: bool) {
         let mut stopping = self.stopping.subscribe();
         let every = ack_wait(self.jobs.stores.args().durability) / 3;
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
@@ -250,7 +251,7 @@ impl Runner {
             Ok(envelope) => {
                 // Handed to this process once more while the first attempt runs: that one speaks for both.
                 let Some(_at_work) = AtWork::begin(self, &envelope) else { return };
-                let mut attempt = std::pin::pin!(self.jobs.attempt(envelope));
+                let mut attempt = std::pin::pin!(self.jobs.attempt(envelope, express));
                 loop {
                     tokio::select! {
                         verdict = &mut attempt => break verdict,

@@ -93,7 +93,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         }
     }
     .await;
-    // What is accepted stays charged by its estimate: it is answered later, perhaps by another api.
+    // What is accepted stays charged by its estimate until it has ended, perhaps at another api.
     if accepted.as_ref().map_or(true, |(_, replayed)| *replayed) {
         charge.refund();
     }
