@@ -89,7 +89,12 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&links.control, models).await?;
 
-    // From here on this process takes work.
+    let (tenants, sharing) = match keys {
+        Some(keys) => keys.follow(&stores, &registry, &metrics, &clock).await.map(|(a, b)| (Some(a), Some(b)))?,
+        None => (None, None),
+    };
+
+    // From here on this process takes work; only now, so that none goes uncharged.
     let (jobs, running_jobs) = Box::pin(Jobs::start(Parts {
         link: links.jobs.clone(),
         stores: stores.clone(),
@@ -97,6 +102,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         dispatch: Arc::clone(&dispatch),
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
+        tenants: tenants.clone(),
         args: args.jobs.clone(),
         shutdown: shutdown.clone(),
     }))
@@ -109,11 +115,6 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let (tenants, sharing) = match keys {
-        Some(keys) => keys.follow(&stores, &registry, &metrics, &clock).await.map(|(a, b)| (Some(a), Some(b)))?,
-        None => (None, None),
-    };
-    // Only now, so that no line goes uncharged.
     let batches = Arc::new(batches.with_tenants(tenants.clone(), args.files_tenant_share));
     let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants).with_cache(cache);

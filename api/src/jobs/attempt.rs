@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_shared::async_jobs::{
-    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, envelope_object, row_id,
+    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, State, envelope_object,
+    row_id,
 };
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::error::JobError;
@@ -62,7 +63,8 @@ pub fn read(payload: &[u8]) -> Result<Envelope, Verdict> {
 }
 
 impl Jobs {
-    /// `express`: a client waits for it, and wants to hear at once what cannot be done in time.
+    /// `express`: a client waits for it, and wants to hear at once what cannot be done in time; its request gives back what was
+    /// charged for it if nothing comes of it.
     pub(super) async fn attempt(&self, envelope: Envelope, express: bool) -> Verdict {
         let key = JobKey::new(&envelope.tenant, &envelope.job);
         let changes = self.board.subscribe(&key);
@@ -80,7 +82,7 @@ impl Jobs {
             return if now_us >= envelope.deadline_us { Verdict::Ended } else { NOT_YET };
         }
         if now_us >= envelope.deadline_us {
-            return self.settle(&key, &Event::Expire).await;
+            return self.settle(&key, &envelope, express, &Event::Expire).await;
         }
         let attempt = match self.records.change(&key, &Event::Start { generation }, now_us / 1_000).await {
             Ok(record) => record.attempts,
@@ -91,10 +93,10 @@ impl Jobs {
         if attempt > MAX_ATTEMPTS {
             tracing::error!(job = %envelope.job, attempt, "a job was begun too often and is given up");
             let ending = Ending::Failed(JobError::Internal);
-            return self.settle(&key, &Event::Finish { generation, ending }).await;
+            return self.settle(&key, &envelope, express, &Event::Finish { generation, ending }).await;
         }
         tokio::select! {
-            outcome = self.run(&envelope, express) => self.finish(&key, &envelope, attempt, outcome).await,
+            outcome = self.run(&envelope, express) => self.finish(&key, &envelope, express, attempt, outcome).await,
             () = ended_elsewhere(changes, generation), if !Bug::NoDuplicateSuppression.is_planted() => Verdict::Ended,
         }
     }
@@ -148,6 +150,7 @@ impl Jobs {
         &self,
         key: &JobKey,
         envelope: &Envelope,
+        express: bool,
         attempt: u32,
         outcome: Result<Vec<Output>, JobError>,
     ) -> Verdict {
@@ -165,7 +168,7 @@ impl Jobs {
                 Ok(result) => Ending::Done(result),
                 Err(_) => return STORE_DOWN,
             },
-            Err(JobError::DeadlineExceeded) => return self.settle(key, &Event::Expire).await,
+            Err(JobError::DeadlineExceeded) => return self.settle(key, envelope, express, &Event::Expire).await,
             Err(error @ JobError::DeadLettered { .. }) => {
                 // Kept, so that it can be begun anew: its message leaves the queue.
                 let Ok(bytes) = codec::encode(envelope) else { return UNREADABLE };
@@ -180,7 +183,9 @@ impl Jobs {
         let is_dead = matches!(&ending, Ending::Dead(_));
         match self.records.change(key, &Event::Finish { generation, ending }, self.now_ms()).await {
             Ok(record) => {
-                self.count(&record, outcome.as_deref().unwrap_or_default());
+                let outputs = outcome.as_deref().unwrap_or_default();
+                self.count(&record, outputs);
+                self.correct_charge(envelope, express, &record, outputs);
                 Verdict::Ended
             }
             Err(ChangeError::Store(_)) => STORE_DOWN,
@@ -209,12 +214,33 @@ impl Jobs {
         }
     }
 
-    async fn settle(&self, key: &JobKey, event: &Event) -> Verdict {
+    async fn settle(&self, key: &JobKey, envelope: &Envelope, express: bool, event: &Event) -> Verdict {
         match self.records.change(key, event, self.now_ms()).await {
             Err(ChangeError::Store(_)) => STORE_DOWN,
             // By the record it is not over: our clock is early, or the record is not seen as it is.
             Err(ChangeError::Refused(Refused::NotNow(_), _)) => NOT_YET,
-            Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => Verdict::Ended,
+            Ok(record) => {
+                self.correct_charge(envelope, express, &record, &[]);
+                Verdict::Ended
+            }
+            Err(ChangeError::NotFound | ChangeError::Refused(..)) => Verdict::Ended,
+        }
+    }
+
+    /// The tenant was charged an estimate when the job was accepted: now what it used, or nothing if it failed. Once, by who
+    /// ended the job. A job that was begun anew after it had been given up was given back then, and has not been charged
+    /// since.
+    fn correct_charge(&self, envelope: &Envelope, express: bool, record: &Record, outputs: &[Output]) {
+        let Some(tenants) = &self.tenants else { return };
+        let (rows, accepted_ms) = match envelope.generation {
+            0 => (envelope.rows.as_slice(), record.created_ms),
+            _ => (&[][..], self.now_ms()),
+        };
+        let charge = tenants.charged(&envelope.tenant, rows, accepted_ms);
+        if record.state == State::Done {
+            charge.settle(outputs);
+        } else if !express {
+            charge.refund();
         }
     }
 

@@ -35,6 +35,7 @@ use forebay_shared::streams::{Bucket, Objects, Queue, Stores};
 
 use crate::dispatch::{Dispatch, InFlight};
 use crate::registry::Registry;
+use crate::tenants::Tenants;
 
 pub use accept::{Draft, Prepared};
 pub use board::Changes;
@@ -60,6 +61,8 @@ pub struct Jobs {
     dispatch: Arc<Dispatch>,
     registry: Arc<Registry>,
     metrics: Arc<ApiMetrics>,
+    /// Only where keys are configured.
+    tenants: Option<Arc<Tenants>>,
     fleet_secret: Option<String>,
     args: JobArgs,
     /// One at a time: an erasure reads the stores of everybody.
@@ -75,6 +78,7 @@ pub struct Parts {
     pub dispatch: Arc<Dispatch>,
     pub registry: Arc<Registry>,
     pub metrics: Arc<ApiMetrics>,
+    pub tenants: Option<Arc<Tenants>>,
     pub args: JobArgs,
     pub shutdown: Shutdown,
 }
@@ -90,7 +94,7 @@ impl Jobs {
     /// # Errors
     /// A store that cannot be opened, or settings that cannot be used.
     pub async fn start(parts: Parts) -> anyhow::Result<(Arc<Self>, Running)> {
-        let Parts { link, stores, clock, dispatch, registry, metrics, args, shutdown } = parts;
+        let Parts { link, stores, clock, dispatch, registry, metrics, tenants, args, shutdown } = parts;
         args.check()?;
         let fleet_secret = args.webhook_secret()?;
         let js = link.jetstream();
@@ -114,6 +118,7 @@ impl Jobs {
             dispatch,
             registry,
             metrics,
+            tenants,
             fleet_secret,
             args,
             shutdown,

@@ -59,7 +59,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let bytes = state.instruments.checked(Check::BodySize, read)?;
     let order = body::Order::read(&bytes, jobs)?;
     let work = match order.task {
-        body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
+        body::TaskName::Embed => validate(&state, &caller, Dialect::OpenAi, &parts, &bytes, None)?,
     };
     let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
     caller.check_lane(order.lane)?;
@@ -94,7 +94,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         }
     }
     .await;
-    // What is accepted stays charged by its estimate: it is answered later, perhaps by another api.
+    // What is accepted stays charged by its estimate until it has ended, perhaps at another api.
     if accepted.as_ref().map_or(true, |(_, replayed)| *replayed) {
         charge.refund();
     }
