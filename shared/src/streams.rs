@@ -26,19 +26,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::ids::{Lane, ModelToken};
+use crate::ids::ModelToken;
 use crate::settings::{Durability, StoreArgs};
 use crate::subjects;
 
+mod consumers;
 mod ensure;
 mod fields;
 pub mod migrate;
 mod migration;
 
+pub use consumers::Durable;
 pub use ensure::{EnsureError, Stores};
 pub use migration::{Finding, Verdict};
 
@@ -128,6 +128,16 @@ impl Bucket {
         }
     }
 
+    /// Name of the stream behind it.
+    pub fn stream(self) -> String {
+        format!("KV_{}", self.name())
+    }
+
+    /// Of all its values.
+    pub fn subjects(self) -> String {
+        format!("$KV.{}.>", self.name())
+    }
+
     /// How long a value stays; `None` = until it is removed.
     pub fn keep(self, stores: &StoreArgs) -> Option<Duration> {
         const HOUR: Duration = Duration::from_secs(3_600);
@@ -213,7 +223,7 @@ pub fn jobs_stream_config(token: &ModelToken, stores: &StoreArgs) -> StreamConfi
         duplicate_window: DUPLICATE_WINDOW,
         allow_message_ttl: true,
         num_replicas: stores.durability.replicas(),
-        metadata: version_metadata(),
+        metadata: metadata(),
         ..Default::default()
     }
 }
@@ -241,7 +251,7 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         // Only so that what nobody can run any more does not stay: a job ends by its record.
         allow_message_ttl: queue == Queue::Async,
         num_replicas: stores.durability.replicas(),
-        metadata: version_metadata(),
+        metadata: metadata(),
         ..Default::default()
     }
 }
@@ -250,7 +260,7 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
 /// without the processes that wait for them, and none of the buckets is on the way of a request.
 pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
     StreamConfig {
-        name: format!("KV_{}", bucket.name()),
+        name: bucket.stream(),
         storage: StorageType::File,
         num_replicas: stores.durability.replicas(),
         max_bytes: bucket.max_bytes(),
@@ -272,32 +282,6 @@ pub fn objects_config(objects: Objects, stores: &StoreArgs) -> StreamConfig {
     }
 }
 
-/// One durable pull consumer per lane, shared by all workers of the model.
-pub fn lane_consumer_config(token: &ModelToken, lane: Lane, stores: &StoreArgs) -> ConsumerConfig {
-    work_consumer(lane.as_str(), subjects::jobs_lane(token, lane), stores)
-}
-
-/// A durable pull consumer of a work queue: explicit acknowledgements, everything from the first message on.
-pub fn work_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
-    ConsumerConfig {
-        durable_name: Some(name.to_owned()),
-        filter_subject,
-        ack_policy: AckPolicy::Explicit,
-        deliver_policy: DeliverPolicy::All,
-        ack_wait: ack_wait(stores.durability),
-        max_deliver: MAX_DELIVER,
-        max_ack_pending: MAX_ACK_PENDING,
-        max_waiting: MAX_WAITING,
-        metadata: version_metadata(),
-        ..Default::default()
-    }
-}
-
-/// A work consumer whose messages are delivered until acknowledged: who takes them counts the attempts in a record.
-pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
-    ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
-}
-
 /// Bytes that the broker reserves for everything above, with `models` models, by the bounds that they have unless settings say
 /// otherwise: a stream reserves its bound when it is created.
 pub fn reserved_bytes(models: usize) -> u64 {
@@ -309,6 +293,6 @@ pub fn reserved_bytes(models: usize) -> u64 {
     fixed.unsigned_abs() + u64::from(stores.queue_max_bytes) * models as u64
 }
 
-fn version_metadata() -> HashMap<String, String> {
+fn metadata() -> HashMap<String, String> {
     HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
 }

@@ -18,8 +18,7 @@ use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{AckKind, Message};
 use forebay_shared::async_jobs::Envelope;
 use forebay_shared::ids::{JobId, ModelToken};
-use forebay_shared::streams::{ack_wait, patient_consumer};
-use forebay_shared::subjects;
+use forebay_shared::streams::{Durable, ack_wait};
 use futures::StreamExt;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -185,16 +184,11 @@ impl Runner {
     }
 
     async fn consumer(&self, token: &ModelToken, line: Line) -> anyhow::Result<Consumer<pull::Config>> {
-        let (name, filter) = match line {
-            Line::Ordinary => (token.to_string(), subjects::async_model(token)),
-            Line::Express => (format!("{token}-express"), subjects::async_express_model(token)),
+        let durable = match line {
+            Line::Ordinary => Durable::Async(token.clone()),
+            Line::Express => Durable::Express(token.clone()),
         };
-        let config = patient_consumer(&name, filter, self.jobs.stores.args());
-        Ok(self
-            .jobs
-            .stores
-            .consumer(&self.queue, format!("{}/{name}", self.queue.cached_info().config.name), config)
-            .await?)
+        Ok(self.jobs.stores.consumer(&self.queue, &durable).await?)
     }
 
     /// How many messages to ask for, if any: what the credit leaves, by the rows that messages have had so far.

@@ -7,10 +7,7 @@ use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
 use async_nats::jetstream::{self, ErrorCode, kv, object_store};
 
 use super::fields::{check, of_consumer, of_store, of_stream};
-use super::{
-    Bucket, Objects, Queue, bucket_config, jobs_stream, jobs_stream_config, lane_consumer_config, objects_config,
-    queue_config,
-};
+use super::{Bucket, Durable, Objects, Queue, bucket_config, jobs_stream_config, objects_config, queue_config};
 use crate::ids::{Lane, ModelToken};
 use crate::settings::StoreArgs;
 
@@ -57,8 +54,7 @@ impl Stores {
     pub async fn jobs(&self, token: &ModelToken) -> Result<(), EnsureError> {
         let stream = self.stream(jobs_stream_config(token, &self.args)).await?;
         for lane in Lane::ALL {
-            let name = format!("{}/{}", jobs_stream(token), lane.as_str());
-            self.consumer(&stream, name, lane_consumer_config(token, lane, &self.args)).await?;
+            self.consumer(&stream, &Durable::Lane(token.clone(), lane)).await?;
         }
         Ok(())
     }
@@ -88,23 +84,22 @@ impl Stores {
         Ok(stream)
     }
 
-    /// Opens a durable consumer of `stream`, called `name` in errors.
+    /// Opens a durable consumer of `stream`, which is its own.
     ///
     /// # Errors
     /// As [`Self::jobs`].
     pub async fn consumer(
         &self,
         stream: &Stream<Info>,
-        name: String,
-        wanted: pull::Config,
+        durable: &Durable,
     ) -> Result<Consumer<pull::Config>, EnsureError> {
+        let (name, wanted) = (format!("{}/{}", durable.stream(), durable.name()), durable.config(&self.args));
         // Creating a consumer that exists with another configuration is an error in this call, not an update.
         let created = stream.create_consumer_strict(wanted.clone()).await;
         let consumer = match created {
             Ok(consumer) => consumer,
             Err(error) => {
-                let durable = wanted.durable_name.clone().unwrap_or_default();
-                let existing = stream.get_consumer(&durable).await;
+                let existing = stream.get_consumer(&durable.name()).await;
                 let cause = error.to_string();
                 existing.map_err(|_| EnsureError::Create { kind: "consumer", name: name.clone(), cause })?
             }

@@ -105,9 +105,9 @@ pub fn consumer(found: &AnyConsumerConfig, wanted: &ConsumerConfig) -> Step<Cons
     if let Some(why) = backward(found.metadata.get(VERSION_KEY)) {
         return Step::Refuse { changes, why };
     }
-    if changes.iter().any(|change| ["filter_subject", "ack_policy"].contains(&change.field)) {
+    if changes.iter().any(|change| ["filter_subject", "ack_policy", "max_waiting"].contains(&change.field)) {
         let why =
-            "what it delivers would change; stop the fleet, delete the consumer and start the new version".to_owned();
+            "this cannot be changed in place; stop the fleet, delete the consumer and start the new version".to_owned();
         return Step::Refuse { changes, why };
     }
     Step::Update { config: wanted.clone(), changes }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::ids::{Lane, ModelToken};
     use crate::settings::{Durability, StoreArgs};
-    use crate::streams::{jobs_stream_config, lane_consumer_config};
+    use crate::streams::{Durable, jobs_stream_config};
 
     fn token() -> ModelToken {
         ModelToken::from("m-0123456789")
@@ -203,7 +203,7 @@ mod tests {
     fn a_consumers_waiting_time_is_changed_in_place_but_not_what_it_delivers() {
         let of = |durability| {
             let stores = StoreArgs { durability, ..StoreArgs::default() };
-            lane_consumer_config(&token(), Lane::High, &stores)
+            Durable::Lane(token(), Lane::High).config(&stores)
         };
         let found = of(Durability::File).into_consumer_config();
         let Step::Update { changes, .. } = consumer(&found, &of(Durability::Replicated)) else { panic!("in place") };

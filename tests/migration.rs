@@ -1,0 +1,91 @@
+//! `forebay migrate` against a broker: everything that it should find is found, and what it says it did is what it did.
+//!
+//! No process serves here; what processes would have made is made by their own code.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod support;
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use forebay_shared::ids::{ModelToken, TenantName};
+use forebay_shared::settings::StoreArgs;
+use forebay_shared::streams::{self, Bucket, Durable, Queue, Stores};
+use forebay_shared::subjects;
+use futures::StreamExt;
+use support::{Cluster, ClusterOptions};
+
+async fn broker() -> (Cluster, jetstream::Context) {
+    let nobody = ClusterOptions { apis: 0, workers: 0, aggregators: 0, ..ClusterOptions::default() };
+    let cluster = Cluster::start(nobody).await;
+    let js = jetstream::new(cluster.broker_client().await);
+    (cluster, js)
+}
+
+fn token() -> ModelToken {
+    ModelToken::from("m-0123456789")
+}
+
+/// All that apis and workers make.
+async fn make_everything(stores: &Stores) {
+    stores.jobs(&token()).await.unwrap();
+    for queue in Queue::ALL {
+        stores.queue(queue).await.unwrap();
+    }
+    for bucket in Bucket::ALL {
+        stores.bucket(bucket).await.unwrap();
+    }
+    for durable in beside_the_lanes() {
+        open(stores, &durable).await.unwrap();
+    }
+}
+
+fn beside_the_lanes() -> [Durable; 6] {
+    let (ordinary, express) = (Durable::Async(token()), Durable::Express(token()));
+    [ordinary, express, Durable::BatchParts, Durable::BatchSteps, Durable::WebhookCalls, Durable::WebhookOutbox]
+}
+
+async fn open(stores: &Stores, durable: &Durable) -> Result<PullConsumer, streams::EnsureError> {
+    let stream = match durable {
+        Durable::Async(_) | Durable::Express(_) => stores.queue(Queue::Async).await?,
+        Durable::BatchParts | Durable::BatchSteps => stores.queue(Queue::Parts).await?,
+        Durable::WebhookCalls => stores.queue(Queue::Webhooks).await?,
+        Durable::WebhookOutbox => stores.bucket(Bucket::Records).await?.stream,
+        Durable::Lane(..) => unreachable!("opened with its stream"),
+    };
+    stores.consumer(&stream, durable).await
+}
+
+#[tokio::test]
+async fn the_consumers_of_apis_are_migrated_too() {
+    let (cluster, js) = broker().await;
+    let stores = Stores::new(js.clone(), &StoreArgs::default());
+    make_everything(&stores).await;
+    let waiting = subjects::async_work(&token(), &TenantName::default());
+    js.publish(waiting, "waits".into()).await.unwrap().await.unwrap();
+    // As a replicated fleet would have left them.
+    for durable in beside_the_lanes() {
+        let stream = js.get_stream(durable.stream()).await.unwrap();
+        let mut config = durable.config(stores.args());
+        config.ack_wait = streams::ACK_WAIT_REPLICATED;
+        let _changed: PullConsumer = stream.update_consumer(config).await.unwrap();
+        let refused = open(&stores, &durable).await.unwrap_err().to_string();
+        assert!(refused.contains("ack_wait = 15s") && refused.contains("forebay migrate"), "{refused}");
+    }
+
+    let shown: Vec<String> = stores.migrate(false).await.unwrap().iter().map(ToString::to_string).collect();
+    for durable in beside_the_lanes() {
+        let line =
+            format!("consumer {}/{}: changed in place\n    ack_wait: 15s → 5s", durable.stream(), durable.name());
+        assert!(shown.contains(&line), "{line}\nis not in\n{}", shown.join("\n"));
+    }
+    stores.migrate(true).await.unwrap();
+    for durable in beside_the_lanes() {
+        open(&stores, &durable).await.unwrap();
+    }
+    let taken = open(&stores, &Durable::Async(token())).await.unwrap();
+    let mut messages = taken.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
+    assert_eq!(messages.next().await.unwrap().unwrap().payload, "waits");
+    cluster.stop().await;
+}
