@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use forebay_shared::ids::{ModelToken, TenantName};
 use forebay_shared::settings::StoreArgs;
-use forebay_shared::streams::{self, Bucket, Durable, Queue, Stores};
+use forebay_shared::streams::{self, Bucket, Durable, EnsureError, Finding, Objects, Queue, Stores, Verdict};
 use forebay_shared::subjects;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use support::{Cluster, ClusterOptions};
 
 async fn broker() -> (Cluster, jetstream::Context) {
@@ -36,6 +36,9 @@ async fn make_everything(stores: &Stores) {
     for bucket in Bucket::ALL {
         stores.bucket(bucket).await.unwrap();
     }
+    for objects in Objects::ALL {
+        stores.objects(objects).await.unwrap();
+    }
     for durable in beside_the_lanes() {
         open(stores, &durable).await.unwrap();
     }
@@ -46,7 +49,7 @@ fn beside_the_lanes() -> [Durable; 6] {
     [ordinary, express, Durable::BatchParts, Durable::BatchSteps, Durable::WebhookCalls, Durable::WebhookOutbox]
 }
 
-async fn open(stores: &Stores, durable: &Durable) -> Result<PullConsumer, streams::EnsureError> {
+async fn open(stores: &Stores, durable: &Durable) -> Result<PullConsumer, EnsureError> {
     let stream = match durable {
         Durable::Async(_) | Durable::Express(_) => stores.queue(Queue::Async).await?,
         Durable::BatchParts | Durable::BatchSteps => stores.queue(Queue::Parts).await?,
@@ -87,5 +90,41 @@ async fn the_consumers_of_apis_are_migrated_too() {
     let taken = open(&stores, &Durable::Async(token())).await.unwrap();
     let mut messages = taken.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
     assert_eq!(messages.next().await.unwrap().unwrap().payload, "waits");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_migration_to_a_newer_version_leaves_those_of_this_one_able_to_start() {
+    let (cluster, js) = broker().await;
+    let stores = Stores::new(js.clone(), &StoreArgs::default());
+    make_everything(&stores).await;
+    let names: Vec<String> = js.stream_names().try_collect().await.unwrap();
+    let newer = async |reader: u32| {
+        for name in &names {
+            let mut config = js.get_stream(name).await.unwrap().cached_info().config.clone();
+            config.max_bytes += 1;
+            let version = streams::DEFINITIONS_VERSION + 1;
+            config.metadata.insert(streams::VERSION_KEY.to_owned(), version.to_string());
+            config.metadata.insert(streams::READER_KEY.to_owned(), reader.to_string());
+            #[expect(clippy::disallowed_methods, reason = "this is the migration of a version to come")]
+            js.update_stream(&config).await.unwrap();
+        }
+    };
+    newer(streams::DEFINITIONS_VERSION).await;
+    make_everything(&stores).await;
+    newer(streams::DEFINITIONS_VERSION + 1).await;
+    let refusals = [
+        stores.queue(Queue::Async).await.map(drop),
+        stores.bucket(Bucket::Models).await.map(drop),
+        stores.objects(Objects::Files).await.map(drop),
+        stores.jobs(&token()).await,
+    ];
+    for refused in refusals {
+        assert!(matches!(refused, Err(EnsureError::Newer { found: 2, .. })), "{refused:?}");
+    }
+    // Back again is not for this version to say.
+    let findings = stores.migrate(true).await.unwrap();
+    let refused = |finding: &Finding| matches!(finding.verdict, Verdict::Refused { .. });
+    assert_eq!(findings.iter().filter(|finding| refused(finding)).count(), names.len());
     cluster.stop().await;
 }

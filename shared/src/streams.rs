@@ -43,8 +43,12 @@ pub use ensure::{EnsureError, Stores};
 pub use migration::{Finding, Verdict};
 
 /// Version of the definitions below.
-pub const DEFINITIONS_VERSION: &str = "1";
+pub const DEFINITIONS_VERSION: u32 = 1;
+/// Processes of this definitions version and later work with the ones below as they are: one of the release before that
+/// crashes after a migration starts again. Raised when they would not.
+pub const OLDEST_READER: u32 = 1;
 pub const VERSION_KEY: &str = "forebay.version";
+pub const READER_KEY: &str = "forebay.oldest-reader";
 
 /// Alias → model record.
 pub const MODELS_BUCKET: &str = "FOREBAY_MODELS";
@@ -256,28 +260,41 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
     }
 }
 
-/// What is ours to choose of a bucket's stream. On file in every mode: only the queues of synchronous jobs are worth nothing
-/// without the processes that wait for them, and none of the buckets is on the way of a request.
+/// As the client makes a bucket, with one value per key, and with our metadata, which the client's own call cannot write.
 pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
     StreamConfig {
         name: bucket.stream(),
-        storage: StorageType::File,
-        num_replicas: stores.durability.replicas(),
+        subjects: vec![bucket.subjects()],
+        max_messages_per_subject: 1,
         max_bytes: bucket.max_bytes(),
         max_age: bucket.keep(stores).unwrap_or_default(),
-        ..Default::default()
+        deny_delete: true,
+        ..store_config(stores)
     }
 }
 
-/// What is ours to choose of an object store's stream. Always on file: what is kept there belongs to jobs whose acceptance
-/// promised more than a connection.
+/// As the client makes an object store, with our metadata.
 pub fn objects_config(objects: Objects, stores: &StoreArgs) -> StreamConfig {
+    let name = objects.name();
     StreamConfig {
-        name: format!("OBJ_{}", objects.name()),
-        storage: StorageType::File,
-        num_replicas: stores.durability.replicas(),
+        name: format!("OBJ_{name}"),
+        subjects: vec![format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
         max_bytes: objects.max_bytes(),
         max_age: objects.keep(stores),
+        ..store_config(stores)
+    }
+}
+
+/// On file in every mode: only the queues of synchronous jobs are worth nothing without the processes that wait for them,
+/// and none of the stores is on the way of a request.
+fn store_config(stores: &StoreArgs) -> StreamConfig {
+    StreamConfig {
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        allow_direct: true,
+        num_replicas: stores.durability.replicas(),
+        metadata: metadata(),
         ..Default::default()
     }
 }
@@ -294,5 +311,6 @@ pub fn reserved_bytes(models: usize) -> u64 {
 }
 
 fn metadata() -> HashMap<String, String> {
-    HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
+    let (version, reader) = (DEFINITIONS_VERSION.to_string(), OLDEST_READER.to_string());
+    HashMap::from([(VERSION_KEY.to_owned(), version), (READER_KEY.to_owned(), reader)])
 }
