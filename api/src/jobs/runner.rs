@@ -21,8 +21,7 @@ use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{AckKind, Message};
 use forebay_shared::async_jobs::Envelope;
 use forebay_shared::ids::{JobId, ModelToken, TenantName};
-use forebay_shared::streams::{ack_wait, patient_consumer};
-use forebay_shared::subjects;
+use forebay_shared::streams::{Durable, ack_wait};
 use futures::StreamExt;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -207,17 +206,15 @@ impl Runner {
     }
 
     async fn consumer(&self, token: &ModelToken, line: Line) -> anyhow::Result<Consumer<pull::Config>> {
-        let (name, filter) = match line {
-            Line::Express => (format!("{token}-express"), subjects::async_express_model(token)),
-            Line::Older | Line::Turns => (token.to_string(), subjects::async_model(token)),
+        let durable = match line {
+            Line::Express => Durable::Express(token.clone()),
+            Line::Older | Line::Turns => Durable::Async(token.clone()),
         };
-        self.open(patient_consumer(&name, filter, self.jobs.stores.args())).await
+        self.open(&durable).await
     }
 
-    async fn open(&self, config: pull::Config) -> anyhow::Result<Consumer<pull::Config>> {
-        let consumer = config.durable_name.as_deref().unwrap_or_default();
-        let name = format!("{}/{consumer}", self.queue.cached_info().config.name);
-        Ok(self.jobs.stores.consumer(&self.queue, name, config).await?)
+    async fn open(&self, durable: &Durable) -> anyhow::Result<Consumer<pull::Config>> {
+        Ok(self.jobs.stores.consumer(&self.queue, durable).await?)
     }
 
     /// How many messages to ask for, if any: what the credit leaves, by the rows that messages have had so far.

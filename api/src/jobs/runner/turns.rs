@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_shared::ids::{ModelToken, TenantName};
-use forebay_shared::streams::turn_consumer;
+use forebay_shared::streams::Durable;
 use tokio::sync::{Mutex, Notify};
 
 use super::{Credit, LOOK, Line, PAUSE, PULL, Runner};
@@ -50,7 +50,7 @@ impl Runner {
         turns: &Turns,
         announced: &Notify,
     ) -> anyhow::Result<()> {
-        let consumer = self.open(turn_consumer(token, tenant, self.jobs.stores.args())).await.inspect_err(|error| {
+        let consumer = self.open(&Durable::turns(token, tenant)).await.inspect_err(|error| {
             tracing::warn!(%error, model = %token, %tenant, "cannot take asynchronous jobs of this tenant");
         })?;
         let mut found_nothing = 0;
