@@ -86,7 +86,7 @@ fn as_json(report: &Report, erased: bool) -> Value {
 fn page(report: &Report, erased: bool) -> String {
     use std::fmt::Write;
     let mut text = String::new();
-    if report.total() == 0 && report.unreadable == 0 {
+    if report.total() == 0 && report.unreadable == 0 && report.shared == 0 {
         return "nothing is kept of it\n".to_owned();
     }
     let _never_fails =
@@ -108,6 +108,13 @@ fn page(report: &Report, erased: bool) -> String {
             text,
             "{} messages cannot be read by this version and stay; run `forebay erase` of the newest version",
             report.unreadable
+        );
+    }
+    if report.shared > 0 {
+        let _never_fails = writeln!(
+            text,
+            "{} messages of running work hold rows of others as well and stay until their deadline",
+            report.shared
         );
     }
     if !erased {
@@ -134,5 +141,9 @@ mod tests {
         assert!(text.ends_with("it cannot be undone\n"), "{text}");
         assert!(!page(&report, true).contains("--yes"));
         assert_eq!(page(&Report::default(), true), "nothing is kept of it\n");
+        for left in [Report { shared: 1, ..Report::default() }, Report { unreadable: 1, ..Report::default() }] {
+            let text = page(&left, true);
+            assert!(!text.contains("nothing is kept") && text.contains("1 messages"), "{text}");
+        }
     }
 }

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use forebay_shared::broker::not_for_everybody;
 use nkeys::{KeyPair, KeyPairType};
 use sha2::{Digest, Sha256};
 
@@ -111,11 +112,13 @@ fn new_store_key() -> anyhow::Result<String> {
 /// Reads a key for the store's encryption.
 ///
 /// # Errors
-/// Names `--store-key-file` when the file is missing, or holds something that nats-server would not take whole.
+/// Names `--store-key-file` when the file is missing, is open to everybody, or holds something that nats-server would not
+/// take whole.
 pub fn read_store_key(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| {
         format!("--store-key-file {}: cannot be read; make one with `forebay keys`", path.display())
     })?;
+    not_for_everybody("--store-key-file", path)?;
     let key = text.trim();
     let plain = key.starts_with(|c: char| c.is_ascii_alphabetic()) && key.chars().all(|c| c.is_ascii_alphanumeric());
     if !plain || key.len() < 32 {
@@ -187,6 +190,16 @@ mod tests {
         assert!(error.contains("api.nk is no user's nkey seed") && !error.contains("hunter2"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "hunter2");
         fs::write(&path, "12345678901234567890123456789012").unwrap();
-        assert!(read_store_key(&path).unwrap_err().to_string().contains("--store-key-file"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read_store_key(&path).unwrap_err().to_string().contains("is no key of at least"));
+    }
+
+    #[test]
+    fn a_key_of_the_store_that_everybody_may_read_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Keys::ensure(dir.path(), false).unwrap().store_key();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = read_store_key(&path).unwrap_err().to_string();
+        assert!(error.contains("--store-key-file") && error.contains("open to everybody"), "{error}");
     }
 }

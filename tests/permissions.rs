@@ -158,6 +158,8 @@ fn everything(boot: &str) -> Vec<(Act, String)> {
             publish.push(format!("$JS.API.STREAM.{verb}.{stream}"));
         }
         publish.push(format!("$JS.API.DIRECT.GET.{stream}"));
+        publish.push(format!("$JS.API.CONSUMER.LIST.{stream}"));
+        publish.push(format!("$JS.API.CONSUMER.NAMES.{stream}"));
         for consumer in ["normal", "mine"] {
             publish.push(format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}.filter"));
             for verb in ["INFO", "DELETE", "MSG.NEXT", "PAUSE", "UNPIN", "LEADER.STEPDOWN"] {
@@ -195,6 +197,13 @@ fn everything(boot: &str) -> Vec<(Act, String)> {
         "$SYS.>",
         "$SYS.ACCOUNT.FOREBAY.CONNECT",
         "$SYS.ACCOUNT.FOREBAY.DISCONNECT",
+        "$SYS.ACCOUNT.OTHER.CONNECT",
+        "$SYS.ACCOUNT.OTHER.DISCONNECT",
+        "$SYS.ACCOUNT.*.CONNECT",
+        "$SYS.ACCOUNT.*.DISCONNECT",
+        "$SYS.ACCOUNT.SYS.CONNECT",
+        "$SYS.SERVER.*.SHUTDOWN",
+        "$SYS.SERVER.*.STATSZ",
         "$SYS.REQ.>",
         "_INBOX.>",
     ]
@@ -223,16 +232,14 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
                 "$JS.API.DIRECT.GET.",
             ]) || starts(&["$JS.API.CONSUMER.CREATE.", "$JS.API.CONSUMER.INFO.", "$JS.API.CONSUMER.DELETE."]))
     };
+    let purges = |names: &[&str]| ends_in(names) && starts(&["$JS.API.STREAM.PURGE."]);
+    let takes = |names: &[&str]| ends_in(names) && starts(&["$JS.API.CONSUMER.MSG.NEXT.", "$JS.ACK."]);
     let keeps = |names: &[&str]| {
         reads(names)
-            || (ends_in(names) && starts(&["$JS.API.STREAM.PURGE.", "$JS.API.CONSUMER.MSG.NEXT.", "$JS.ACK."]))
             || (starts(&["$KV.", "$O."])
                 && names.iter().any(|name| subject.contains(name.trim_start_matches("KV_").trim_start_matches("OBJ_"))))
     };
-    let works = |names: &[&str]| {
-        reads(names)
-            || (ends_in(names) && starts(&["$JS.API.CONSUMER.MSG.NEXT.", "$JS.ACK.", "$JS.API.STREAM.MSG.DELETE."]))
-    };
+    let works = |names: &[&str]| reads(names) || takes(names);
     let appends = |names: &[&str]| {
         ends_in(names) && starts(&["$JS.API.STREAM.INFO.", "$JS.API.STREAM.CREATE.", "$JS.API.CONSUMER.INFO."])
     };
@@ -250,10 +257,15 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
                 || is(&["forebay.roll", "$JS.API.INFO"])
                 || acks_jobs
                 // Dead letters are listed, begun anew and erased at /v1/dead.
-                || works(&["FOREBAY_ASYNC", "FOREBAY_PARTS", "FOREBAY_WEBHOOKS", "FOREBAY_DEAD"])
+                || reads(&["FOREBAY_DEAD"])
+                || (ends_in(&["FOREBAY_DEAD"]) && starts(&["$JS.API.CONSUMER.MSG.NEXT.", "$JS.API.STREAM.MSG.DELETE."]))
+                || works(&["FOREBAY_ASYNC", "FOREBAY_PARTS", "FOREBAY_WEBHOOKS"])
                 || reads(&["KV_FOREBAY_MODELS"])
                 || keeps(&["KV_FOREBAY_RECORDS", "KV_FOREBAY_IDEMPOTENCY", "KV_FOREBAY_QUOTAS", "KV_FOREBAY_BATCHES"])
+                // The outbox of webhooks follows the records.
+                || takes(&["KV_FOREBAY_RECORDS"])
                 || keeps(&["OBJ_FOREBAY_RESULTS", "OBJ_FOREBAY_FILES"])
+                || purges(&["OBJ_FOREBAY_RESULTS", "OBJ_FOREBAY_FILES", "KV_FOREBAY_BATCHES"])
         }
         ("api", Subscribe) => {
             is(&["forebay.rep.*", "forebay.ask.*", "forebay.live.*", "forebay.describe.*", "forebay.stats.api.*"])
@@ -262,7 +274,8 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
         ("worker", Publish) => {
             starts(&["forebay.rep.", "forebay.ask.", "forebay.held.", "forebay.live.", "forebay.dead.", "forebay.stats.worker."])
                 || is(&["$JS.API.INFO"])
-                || starts(&["$JS.API.STREAM.INFO."])
+                || (starts(&["$JS.API.STREAM.INFO."])
+                    && (!starts(&["$JS.API.STREAM.INFO.KV_"]) || ends_in(&["KV_FOREBAY_MODELS", "KV_FOREBAY_ATTEMPTS"])))
                 || (of_jobs && starts(&["$JS.API.STREAM.CREATE."]))
                 || (of_jobs && on_lane && starts(&["$JS.API.CONSUMER.CREATE.", "$JS.API.CONSUMER.INFO.", "$JS.API.CONSUMER.MSG.NEXT."]))
                 // How far a consumer named like a lane would be: there is none on other streams.
@@ -280,6 +293,7 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
                 "$JS.API.CONSUMER.INFO.",
             ]) || is(&["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"])
                 || keeps(&["KV_FOREBAY_STATS", "KV_FOREBAY_REAPS"])
+                || purges(&["KV_FOREBAY_STATS"])
         }
         ("aggregator", Subscribe) => {
             is(&["forebay.stats.*.*", "forebay.stats.api.*", "forebay.live.*", "forebay.describe.*"])
@@ -293,7 +307,6 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
                 || appends(&["FOREBAY_DEAD"])
                 || works(&["FOREBAY_ADVISORIES"])
                 || keeps(&["KV_FOREBAY_REAPS"])
-                || (ends_in(&["KV_FOREBAY_REAPS"]) && starts(&["$JS.API.STREAM.MSG."]))
         }
         ("reaper", Subscribe) => {
             is(&["forebay.held.*", "forebay.stats.*.*", "forebay.stats.api.*", "forebay.live.*"])
@@ -302,7 +315,9 @@ fn allowed(user: &str, act: Act, subject: &str) -> bool {
         ("operator", Publish) => starts(&["forebay.", "$JS.API.", "$JS.ACK.", "$KV.", "$O."]),
         ("operator", Subscribe) => starts(&["forebay.", "$JS.EVENT.", "$JS.ACK.", "$KV.", "$O."]) || is(&["_INBOX.>"]),
         ("system", Publish) => is(&["$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.NABC.KICK"]),
-        ("system", Subscribe) => is(&["$SYS.ACCOUNT.FOREBAY.CONNECT", "$SYS.ACCOUNT.FOREBAY.DISCONNECT"]),
+        ("system", Subscribe) => {
+            is(&["$SYS.ACCOUNT.FOREBAY.CONNECT", "$SYS.ACCOUNT.FOREBAY.DISCONNECT", "$SYS.SERVER.*.SHUTDOWN"])
+        }
         _ => false,
     }
 }

@@ -18,7 +18,7 @@ use crate::subjects;
 
 mod access;
 
-pub use access::AccessError;
+pub use access::{AccessError, not_for_everybody};
 
 /// How long a broker request may take before it counts as failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);

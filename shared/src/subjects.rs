@@ -171,10 +171,10 @@ pub const DEAD_ALL: &str = "forebay.dead.*.*";
 /// Where the broker says which messages it has given up delivering.
 pub const ADVISORIES_MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>";
 
-/// Where the broker tells its system account that a client of any account has come.
-pub const SYS_CONNECTS: &str = "$SYS.ACCOUNT.*.CONNECT";
+/// Where the broker tells its system account that a client of ours has come.
+pub const SYS_CONNECTS: &str = "$SYS.ACCOUNT.FOREBAY.CONNECT";
 /// The same for a client that has gone.
-pub const SYS_DISCONNECTS: &str = "$SYS.ACCOUNT.*.DISCONNECT";
+pub const SYS_DISCONNECTS: &str = "$SYS.ACCOUNT.FOREBAY.DISCONNECT";
 /// A broker of the cluster that ends in order.
 pub const SYS_SHUTDOWNS: &str = "$SYS.SERVER.*.SHUTDOWN";
 /// Every broker answers with its clients.

@@ -60,8 +60,17 @@ enum Right {
     Append,
     /// Read all of it, and create it.
     Read,
-    /// Read, add, take, acknowledge.
-    Use,
+    /// A queue: read, add, take, acknowledge.
+    Take,
+    /// A queue: read, add, delete single messages.
+    Erase,
+    /// A bucket: read and write keys.
+    Write,
+    /// As [`Self::Write`], and remove keys or objects by a purge of their subjects. The broker calls that a purge of the
+    /// stream, and cannot tell it from one of everything.
+    Purge,
+    /// As [`Self::Write`], and take its changes like messages of a queue.
+    Follow,
 }
 
 fn right_to_queue(user: User, queue: Queue) -> Right {
@@ -70,8 +79,9 @@ fn right_to_queue(user: User, queue: Queue) -> Right {
         // Only so that it is there before the first message is given up: the broker alone publishes what it holds.
         (User::Worker, Queue::Advisories) => Right::Append,
         (User::Api, Queue::Advisories) => Right::Nothing,
-        (User::Api, _) => Right::Use,
-        (User::Reaper, Queue::Advisories) => Right::Use,
+        (User::Api, Queue::Dead) => Right::Erase,
+        (User::Api, _) => Right::Take,
+        (User::Reaper, Queue::Advisories) => Right::Take,
         (User::Aggregator, _) => Right::Look,
         _ => Right::Nothing,
     }
@@ -79,18 +89,21 @@ fn right_to_queue(user: User, queue: Queue) -> Right {
 
 fn right_to_bucket(user: User, bucket: Bucket) -> Right {
     match (user, bucket) {
-        (User::Worker, Bucket::Models | Bucket::Attempts) => Right::Use,
-        (User::Api, Bucket::Records | Bucket::Idempotency | Bucket::Quotas | Bucket::Batches) => Right::Use,
+        (User::Worker, Bucket::Models | Bucket::Attempts) => Right::Write,
+        // The outbox of webhooks is a consumer of the records.
+        (User::Api, Bucket::Records) => Right::Follow,
+        (User::Api, Bucket::Idempotency | Bucket::Quotas) => Right::Write,
+        (User::Api, Bucket::Batches) => Right::Purge,
         (User::Api, Bucket::Models) => Right::Read,
-        (User::Aggregator, Bucket::Stats | Bucket::Reaps) => Right::Use,
-        (User::Reaper, Bucket::Reaps) => Right::Use,
+        (User::Aggregator, Bucket::Stats) => Right::Purge,
+        (User::Aggregator | User::Reaper, Bucket::Reaps) => Right::Write,
         _ => Right::Nothing,
     }
 }
 
 fn right_to_objects(user: User, objects: Objects) -> Right {
     match (user, objects) {
-        (User::Api, Objects::Results | Objects::Files) => Right::Use,
+        (User::Api, Objects::Results | Objects::Files) => Right::Purge,
         _ => Right::Nothing,
     }
 }
@@ -127,7 +140,7 @@ pub(super) fn permissions(user: User, public_key: &str) -> Permissions {
         User::Aggregator => {
             table.publish(["forebay.describe.*"]);
             table.publish(["$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*"]);
-            table.publish(["$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*"]);
+            table.publish(["$JS.API.CONSUMER.INFO.*.*"]);
             table.report(Role::Aggregator);
             table.subscribe([subjects::STATS_ALL, subjects::LIVE_ALL]);
         }
@@ -147,8 +160,8 @@ pub(super) fn permissions(user: User, public_key: &str) -> Permissions {
             return table;
         }
         User::System => {
-            table.publish(["$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.CONNZ"]);
-            table.subscribe(["$SYS.ACCOUNT.*.CONNECT", "$SYS.ACCOUNT.*.DISCONNECT", "$SYS.SERVER.*.SHUTDOWN"]);
+            table.publish(["$SYS.REQ.SERVER.*.KICK", subjects::SYS_CONNECTIONS]);
+            table.subscribe([subjects::SYS_CONNECTS, subjects::SYS_DISCONNECTS, subjects::SYS_SHUTDOWNS]);
             return table;
         }
     }
@@ -167,6 +180,12 @@ pub(super) fn permissions(user: User, public_key: &str) -> Permissions {
     for objects in Objects::ALL {
         let name = objects.name();
         table.stream(&format!("OBJ_{name}"), right_to_objects(user, objects), &[format!("$O.{name}.>")]);
+    }
+    if user == User::Worker {
+        // The state of a bucket names its keys to who asks for them, and those name tenants.
+        for bucket in Bucket::ALL.into_iter().filter(|bucket| right_to_bucket(user, *bucket) == Right::Nothing) {
+            table.never([format!("$JS.API.STREAM.INFO.KV_{}", bucket.name())]);
+        }
     }
     // What nothing allows need not be denied.
     let Permissions { publish, never_publish, .. } = &mut table;
@@ -232,56 +251,29 @@ impl Permissions {
             format!("$JS.FC.*.*.{name}.>"),
         ];
         let erase = [format!("$JS.API.STREAM.MSG.DELETE.{name}")];
-        // An object or key is removed by a purge of its subject, which the broker calls a purge of the stream.
         let purge = [format!("$JS.API.STREAM.PURGE.{name}")];
-        match right {
-            Right::Nothing => {
-                self.never(acknowledge);
-                self.never(consumers);
-                self.never(take);
-                self.never(create);
-                self.never(read);
-                self.never(erase);
-            }
-            Right::Look => self.publish(info),
-            Right::Append => {
-                self.publish(info);
-                self.publish(create);
-                self.never(acknowledge);
-                self.never(consumers);
-                self.never(take);
-                self.never(read);
-                self.never(erase);
-            }
-            Right::Read => {
-                self.publish(info);
-                self.publish(create);
-                self.publish(consumers);
-                self.publish(read);
-                self.never(acknowledge);
-                self.never(take);
-                self.never(erase);
-            }
-            Right::Use if content.is_empty() => {
-                self.publish(info);
-                self.publish(create);
-                self.publish(consumers);
-                self.publish(read);
-                self.publish(take);
-                self.publish(acknowledge);
-                self.publish(erase);
-            }
-            Right::Use => {
-                self.publish(info);
-                self.publish(create);
-                self.publish(consumers);
-                self.publish(read);
-                self.publish(purge);
-                self.publish(content.iter().cloned());
-                // Changes of a bucket can be followed like messages of a queue: the outbox of webhooks does.
-                self.publish(take);
-                self.publish(acknowledge);
-            }
+        let (reads, is_seen) =
+            (!matches!(right, Right::Nothing | Right::Look | Right::Append), right != Right::Nothing);
+        if is_seen {
+            self.publish(info);
+        }
+        self.decide(is_seen && right != Right::Look, create);
+        self.decide(reads, consumers);
+        self.decide(reads, read);
+        self.decide(matches!(right, Right::Take | Right::Erase | Right::Follow), take);
+        self.decide(matches!(right, Right::Take | Right::Follow), acknowledge);
+        self.decide(right == Right::Erase, erase);
+        self.decide(right == Right::Purge, purge);
+        if matches!(right, Right::Write | Right::Purge | Right::Follow) {
+            self.publish(content.iter().cloned());
+        }
+    }
+
+    /// Allowed, or denied where something wider would allow it.
+    fn decide(&mut self, is_allowed: bool, subjects: impl IntoIterator<Item = String>) {
+        match is_allowed {
+            true => self.publish(subjects),
+            false => self.never(subjects),
         }
     }
 }

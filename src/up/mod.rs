@@ -127,6 +127,9 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
 
     let mut fleet = Fleet::start(plan.processes, store, args.stop_grace)?;
     let board = Board::show(fleet.statuses());
+    if let Some(warning) = preflight::exposure(plan.addresses.nats) {
+        board.note(&warning);
+    }
     let serving =
         Serving { args: &args, models: &plan.models, addresses: plan.addresses, fleet: &fleet, board: &board };
     let outcome = tokio::select! {

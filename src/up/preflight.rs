@@ -37,6 +37,16 @@ pub fn check(plan: &Plan, store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What to warn of if the broker can be reached from other machines: `up` sets up no TLS for it.
+pub fn exposure(nats: SocketAddr) -> Option<String> {
+    (!nats.ip().is_loopback()).then(|| {
+        format!(
+            "warning: the broker listens on {nats} without TLS: whoever is on the way reads inputs and answers; keep \
+             --nats-addr on loopback, or run a nats-server of your own as docs/tls.md says"
+        )
+    })
+}
+
 fn port(addr: SocketAddr, flag: &str) -> anyhow::Result<()> {
     match host::port_is_free(addr) {
         Ok(true) => Ok(()),
@@ -48,6 +58,16 @@ fn port(addr: SocketAddr, flag: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_that_other_machines_reach_is_warned_of() {
+        let warned = |addr: &str| exposure(addr.parse().unwrap());
+        assert!(
+            warned("0.0.0.0:4222").is_some_and(|text| text.contains("without TLS") && text.contains("0.0.0.0:4222"))
+        );
+        assert!(warned("[::]:4222").is_some() && warned("10.0.0.7:4222").is_some());
+        assert_eq!((warned("127.0.0.1:4222"), warned("[::1]:4222")), (None, None));
+    }
 
     #[test]
     fn a_port_in_use_is_reported_with_its_flag() {

@@ -11,6 +11,7 @@ use forebay_shared::job::{Bundle, Job};
 use forebay_shared::model::slug;
 use forebay_shared::subjects;
 use rustc_hash::FxHashSet;
+use serde::de::DeserializeOwned;
 
 use super::scan::{Kept, Message, each, each_in, jobs_streams};
 use super::{EraseError, Eraser, Found, Store, Target};
@@ -43,6 +44,16 @@ impl Found {
             Ok(_) => {}
             Err(error) => self.cannot_read(store, &error),
         }
+    }
+
+    /// The value of a key; `None` for a mark that one was here, and for what cannot be read, which is counted.
+    fn read<T: DeserializeOwned>(&mut self, kept: &Kept<'_>) -> Option<T> {
+        if kept.payload.is_empty() {
+            return None;
+        }
+        let read = serde_json::from_slice(kept.payload).ok();
+        self.unreadable += usize::from(read.is_none());
+        read
     }
 
     fn cannot_read(&mut self, store: Store, error: &CodecError) {
@@ -111,7 +122,14 @@ impl Eraser {
     async fn find_keys(&self, target: &Target, known: &mut Known, found: &mut Found) -> Result<(), EraseError> {
         let all = format!("{}>", Store::Idempotency.key_prefix());
         each(&self.js, Store::Idempotency, &[all], false, |kept| {
-            let Some((tenant, job)) = owner_of_key(kept.payload) else { return };
+            // A mark that something was here.
+            if kept.payload.is_empty() {
+                return;
+            }
+            let Some((tenant, job)) = owner_of_key(kept.payload) else {
+                found.unreadable += 1;
+                return;
+            };
             if target.covers(&tenant, &job) {
                 known.jobs.insert(job);
                 found.push(Store::Idempotency, &kept);
@@ -148,7 +166,10 @@ impl Eraser {
         for stream in jobs_streams(&self.js).await? {
             each_in(&self.js, Store::Jobs, &stream, &[">".to_owned()], false, |kept| {
                 // One that cannot be read is for a newer worker, and ends with its deadline.
-                let Ok(bundle) = codec::decode::<Bundle>(kept.payload) else { return };
+                let Ok(bundle) = codec::decode::<Bundle>(kept.payload) else {
+                    found.unreadable += 1;
+                    return;
+                };
                 // Older versions do not say the tenant: then only rows of jobs that are known to be meant.
                 let says_tenant = codec::version_of(kept.payload) >= Bundle::VERSION;
                 let is_meant = |job: &Job| match says_tenant {
@@ -157,6 +178,8 @@ impl Eraser {
                 };
                 if bundle.jobs.iter().all(is_meant) {
                     found.push(Store::Jobs, &kept);
+                } else if bundle.jobs.iter().any(is_meant) {
+                    found.shared += 1;
                 }
             })
             .await?;
@@ -227,7 +250,7 @@ impl Eraser {
     ) -> Result<(), EraseError> {
         let (store, prefix, slug) = (Store::Batches, Store::Batches.key_prefix(), slug(tenant.as_str()));
         each(&self.js, store, &[format!("{prefix}file.{slug}.*")], false, |kept| {
-            let Ok(file) = serde_json::from_slice::<FileRecord>(kept.payload) else { return };
+            let Some(file) = found.read::<FileRecord>(&kept) else { return };
             if file.tenant == *tenant {
                 found.push(store, &kept);
                 known.objects.extend(file.object().map(str::to_owned));
@@ -236,7 +259,7 @@ impl Eraser {
         })
         .await?;
         each(&self.js, store, &[format!("{prefix}batch.{slug}.*")], false, |kept| {
-            let Ok(batch) = serde_json::from_slice::<Batch>(kept.payload) else { return };
+            let Some(batch) = found.read::<Batch>(&kept) else { return };
             if batch.tenant == *tenant {
                 found.push(store, &kept);
                 if !batch.phase.is_over() {
@@ -248,14 +271,14 @@ impl Eraser {
         .await?;
         let files: Vec<_> = known.files.iter().map(|id| format!("{prefix}segments.{id}")).collect();
         each(&self.js, store, &files, false, |kept| {
-            let Ok(segments) = serde_json::from_slice::<Vec<Segment>>(kept.payload) else { return };
+            let Some(segments) = found.read::<Vec<Segment>>(&kept) else { return };
             known.objects.extend(segments.into_iter().map(|segment| segment.object));
             found.push(store, &kept);
         })
         .await?;
         let markers: Vec<_> = known.batches.iter().map(|id| format!("{prefix}part.{id}.*")).collect();
         each(&self.js, store, &markers, false, |kept| {
-            let Ok(marker) = serde_json::from_slice::<Marker>(kept.payload) else { return };
+            let Some(marker) = found.read::<Marker>(&kept) else { return };
             known.objects.extend(marker.output.into_iter().chain(marker.errors).map(|segment| segment.object));
             found.push(store, &kept);
         })

@@ -168,6 +168,8 @@ pub struct Report {
     pub running_batches: Vec<String>,
     /// Messages where the target's data would stand that this version cannot read: they stay.
     pub unreadable: usize,
+    /// Messages of running work in which others have rows as well: they stay until their deadline.
+    pub shared: usize,
 }
 
 impl Report {
@@ -179,8 +181,12 @@ impl Report {
         for (store, messages) in &found.messages {
             *self.messages.entry(store.name()).or_default() += messages.len();
         }
-        // Later looks see again what cannot be read.
-        self.unreadable = found.unreadable;
+        self.leave(found);
+    }
+
+    /// Later looks see again what stays.
+    fn leave(&mut self, found: &Found) {
+        (self.unreadable, self.shared) = (found.unreadable, found.shared);
     }
 }
 
@@ -191,6 +197,7 @@ struct Found {
     running_jobs: Vec<(TenantName, JobId)>,
     running_batches: Vec<(TenantName, String)>,
     unreadable: usize,
+    shared: usize,
 }
 
 impl Found {
@@ -259,6 +266,7 @@ impl Eraser {
             tokio::time::sleep(BETWEEN).await;
             found = self.find(target, &mut known).await?;
             if found.is_empty() {
+                report.leave(&found);
                 return Ok(report);
             }
         }

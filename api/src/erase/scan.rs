@@ -18,7 +18,7 @@ const AT_ONCE: usize = 16;
 const IN_A_ROW: usize = 1_024;
 /// Filters of one reader.
 const FILTERS: usize = 128;
-/// Nothing for so long means that the broker is not there any more.
+/// After nothing for so long it is asked whether there is more.
 const SILENCE: Duration = REQUEST_TIMEOUT;
 
 /// Where a message stands.
@@ -134,13 +134,24 @@ async fn each_followed(
     if consumer.cached_info().num_pending == 0 {
         return Ok(());
     }
+    let mut name = consumer.cached_info().name.clone();
     let mut messages = consumer.messages().await.map_err(|error| failed("read", store, error))?;
     loop {
-        let next = tokio::time::timeout(SILENCE, messages.next()).await;
-        let next = next.map_err(|_| failed("read", store, "it stopped sending"))?;
+        let Ok(next) = tokio::time::timeout(SILENCE, messages.next()).await else {
+            // What was still to come can have gone meanwhile: expired, or erased by somebody else.
+            let info = stream.consumer_info(&name).await.map_err(|error| failed("read", store, error))?;
+            if info.num_pending == 0 {
+                return Ok(());
+            }
+            return Err(failed("read", store, "it stopped sending"));
+        };
         let Some(message) = next else { return Ok(()) };
         let message = message.map_err(|error| failed("read", store, error))?;
         let info = message.info().map_err(|error| failed("read", store, error))?;
+        // The client makes another reader under another name when it has lost a message.
+        if info.consumer != name {
+            info.consumer.clone_into(&mut name);
+        }
         let (sequence, left) = (info.stream_sequence, info.pending);
         let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
         take(Kept { stream: &stream.cached_info().config.name, sequence, subject, headers, payload: &message.payload });

@@ -119,7 +119,10 @@ fn cannot_read(flag: &'static str, path: &Path, error: &io::Error) -> AccessErro
 }
 
 /// Secrets that everybody on the machine can read are none.
-fn not_for_everybody(flag: &'static str, path: &Path) -> Result<(), AccessError> {
+///
+/// # Errors
+/// Names the flag, the file and its mode.
+pub fn not_for_everybody(flag: &'static str, path: &Path) -> Result<(), AccessError> {
     let mode = fs::metadata(path).map_err(|error| cannot_read(flag, path, &error))?.permissions().mode();
     if mode & 0o007 == 0 {
         return Ok(());

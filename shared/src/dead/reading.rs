@@ -65,7 +65,7 @@ pub(super) async fn each_message(
     )]
     let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
     let mut reader = Reader { stream: stream.clone(), name: consumer.cached_info().name.clone(), is_gone: false };
-    let read = follow(consumer, &mut reader.name, state.last_sequence, each).await;
+    let read = follow(consumer, stream, &mut reader.name, state.last_sequence, each).await;
     reader.remove().await;
     read.map_err(failed)
 }
@@ -74,14 +74,19 @@ pub(super) async fn each_message(
 /// reader anew that it misses.
 async fn follow(
     consumer: Consumer<OrderedConfig>,
+    stream: &Stream<Info>,
     name: &mut String,
     last: u64,
     mut each: impl FnMut(&jetstream::Message),
 ) -> Result<(), String> {
     let mut messages = consumer.messages().await.map_err(|error| error.to_string())?;
     loop {
-        let next = tokio::time::timeout(REQUEST_TIMEOUT, messages.next()).await;
-        let Some(message) = next.map_err(|_| "it stopped sending them".to_owned())? else { return Ok(()) };
+        let Ok(next) = tokio::time::timeout(REQUEST_TIMEOUT, messages.next()).await else {
+            // What was still to come can have gone meanwhile: dropped, or expired.
+            let info = stream.consumer_info(name.as_str()).await.map_err(|error| error.to_string())?;
+            return if info.num_pending == 0 { Ok(()) } else { Err("it stopped sending them".to_owned()) };
+        };
+        let Some(message) = next else { return Ok(()) };
         let message = message.map_err(|error| error.to_string())?;
         let info = message.info().map_err(|error| error.to_string())?;
         if info.consumer != name.as_str() {
