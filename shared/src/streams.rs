@@ -150,9 +150,9 @@ impl Bucket {
         }
     }
 
-    const fn max_bytes(self) -> i64 {
+    fn max_bytes(self, stores: &StoreArgs) -> i64 {
         match self {
-            Self::Records => 1 << 30,
+            Self::Records => bound(stores.records_max_bytes),
             _ => 256 << 20,
         }
     }
@@ -184,7 +184,7 @@ impl Objects {
 
     fn max_bytes(self, stores: &StoreArgs) -> i64 {
         match self {
-            Self::Results => 2 << 30,
+            Self::Results => bound(stores.results_max_bytes),
             Self::Files => bound(stores.files_max_bytes),
         }
     }
@@ -267,7 +267,7 @@ pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
         name: format!("KV_{}", bucket.name()),
         storage: bucket.storage(stores.durability),
         num_replicas: stores.durability.replicas(),
-        max_bytes: bucket.max_bytes(),
+        max_bytes: bucket.max_bytes(stores),
         max_age: bucket.keep(stores).unwrap_or_default(),
         ..Default::default()
     }

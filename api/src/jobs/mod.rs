@@ -14,6 +14,7 @@ mod attempt;
 mod board;
 mod idempotency;
 mod index;
+mod room;
 mod runner;
 pub mod settings;
 mod sweeper;
@@ -62,6 +63,7 @@ pub struct Jobs {
     metrics: Arc<ApiMetrics>,
     fleet_secret: Option<String>,
     args: JobArgs,
+    room: room::Room,
     /// One at a time: an erasure reads the stores of everybody.
     pub(crate) shutdown: Shutdown,
 }
@@ -116,6 +118,7 @@ impl Jobs {
             metrics,
             fleet_secret,
             args,
+            room: room::Room::default(),
             shutdown,
         });
         tokio::spawn(Arc::clone(&jobs.board).follow(jobs.records.clone()));
