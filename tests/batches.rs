@@ -6,6 +6,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
+use forebay_api::batches::part::Segment;
+use forebay_api::batches::records::Records;
+use forebay_api::files::Files;
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::ids::TenantName;
 use serde_json::{Value, json};
 use support::batch::{Batches, line, lines, occurrences};
 use support::{Client, Cluster, ClusterOptions, eventually, queue, verify};
@@ -228,9 +234,31 @@ async fn a_full_store_refuses_what_is_new_and_a_batch_goes_on_when_something_is_
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn a_file_of_more_pieces_than_one_message_can_list_is_read_and_removed_like_any_other() {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let js = jetstream::new(cluster.broker_client().await);
+    let records = Records::new(js.get_key_value("FOREBAY_BATCHES").await.unwrap());
+    let objects = js.get_object_store("FOREBAY_FILES").await.unwrap();
+    let (clock, keep) = (BrokerClock::from_wall_clock(), Duration::from_secs(3_600));
+    let files = Files::new(records.clone(), objects, js.clone(), clock, 1 << 30, keep);
+    let (tenant, id) = (TenantName::default(), "file-of-many");
+    // Their names alone are more than a message carries.
+    let segments: Vec<Segment> = (0..20_000).map(|i| Segment { object: format!("part-{i:032}"), bytes: 3 }).collect();
+    files.keep_segments(&tenant, id, "x.jsonl".to_owned(), segments.clone(), None).await.unwrap();
+    let file = files.find(&tenant, id).await.unwrap().unwrap();
+    assert_eq!(file.bytes, 60_000);
+    assert_eq!(files.segments(&file).await.unwrap(), segments);
+    assert_eq!(records.count(&js, "segments.file-of-many.").await.unwrap(), 2);
+    files.remove(&file).await.unwrap();
+    assert_eq!(records.count(&js, "segments.file-of-many.").await.unwrap(), 0);
+    assert!(files.find(&tenant, id).await.unwrap().is_none());
+    cluster.stop().await;
+}
+
 /// Bytes in the store of files.
 async fn used_bytes(cluster: &Cluster) -> u64 {
-    let js = async_nats::jetstream::new(cluster.broker_client().await);
+    let js = jetstream::new(cluster.broker_client().await);
     forebay_shared::streams::level(&js, "OBJ_FOREBAY_FILES").await.unwrap().used_bytes
 }
 

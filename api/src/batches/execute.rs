@@ -119,7 +119,7 @@ impl Batches {
             }
             self.keep_answers(&key, answers, &place).await?;
         }
-        let markers = self.records.keys(&markers_of(&part.batch)).await?.len();
+        let markers = self.records.count(&self.queue, &markers_of(&part.batch)).await?;
         if markers >= found.value.parts as usize {
             self.finish(&part.tenant, &part.batch).await?;
         }
@@ -135,7 +135,7 @@ impl Batches {
             answers.add(LineKey::new(&part.batch, index), &custom_id(text), &End::Answered { status, body });
         }
         self.keep_answers(&marker_key(&part.batch, part.number), answers, place).await?;
-        if self.records.keys(&markers_of(&part.batch)).await?.len() >= found.value.parts as usize {
+        if self.records.count(&self.queue, &markers_of(&part.batch)).await? >= found.value.parts as usize {
             self.finish(&part.tenant, &part.batch).await?;
         }
         Ok(())

@@ -246,7 +246,11 @@ impl Eraser {
             }
         })
         .await?;
-        let files: Vec<_> = known.files.iter().map(|id| format!("{prefix}segments.{id}")).collect();
+        let files: Vec<_> = known
+            .files
+            .iter()
+            .flat_map(|id| [format!("{prefix}segments.{id}"), format!("{prefix}segments.{id}.*")])
+            .collect();
         each(&self.js, store, &files, false, |kept| {
             let Ok(segments) = serde_json::from_slice::<Vec<Segment>>(kept.payload) else { return };
             known.objects.extend(segments.into_iter().map(|segment| segment.object));
