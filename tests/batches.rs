@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
+use async_nats::jetstream::{self, consumer::PullConsumer};
 use forebay_api::batches::part::Segment;
 use forebay_api::batches::records::Records;
 use forebay_api::files::Files;
@@ -253,6 +253,32 @@ async fn a_file_of_more_pieces_than_one_message_can_list_is_read_and_removed_lik
     files.remove(&file).await.unwrap();
     assert_eq!(records.count(&js, "segments.file-of-many.").await.unwrap(), 0);
     assert!(files.find(&tenant, id).await.unwrap().is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn lines_that_wait_for_a_worker_do_not_fail_however_often_their_api_is_restarted() {
+    let api_args = ["--no-worker-after", "1s"].map(str::to_owned).into();
+    let (cluster, batches) = start(ClusterOptions { api_args, ..ClusterOptions::default() }).await;
+    cluster.worker(0).kill9();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let id = batches.begin(lines("identity", 3).as_bytes()).await;
+    let js = jetstream::new(cluster.broker_client().await);
+    let deliveries = async || {
+        let run: PullConsumer = js.get_consumer_from_stream("run", "FOREBAY_PARTS").await.unwrap();
+        run.cached_info().delivered.consumer_sequence
+    };
+    // More than would be a part's own fault.
+    for restart in 1..=18 {
+        let what = format!("the part is held for the time number {restart}");
+        eventually(&what, LONG, || async { deliveries().await >= restart }).await;
+        cluster.api(0).terminate(LONG).await;
+        cluster.api(0).restart();
+    }
+    cluster.worker(0).restart();
+    let batch = batches.ends(&id, LONG).await;
+    assert_eq!(batch["request_counts"], json!({ "total": 3, "completed": 3, "failed": 0 }), "{batch}");
+    queue::is_empty_in_the_end(&cluster).await;
     cluster.stop().await;
 }
 

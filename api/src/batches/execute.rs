@@ -13,6 +13,7 @@ use futures::StreamExt;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::begun::Begun;
 use super::line::{self, End, LineKey, Skip};
 use super::part::{Marker, Part, Segment};
 use super::record::Phase;
@@ -44,11 +45,12 @@ pub(super) type Stop = watch::Receiver<Option<Skip>>;
 pub(super) struct Place {
     places: Arc<Semaphore>,
     held: tokio::sync::Mutex<Option<OwnedSemaphorePermit>>,
+    begun: Arc<Begun>,
 }
 
 impl Place {
-    pub(super) fn new(places: Arc<Semaphore>, held: Option<OwnedSemaphorePermit>) -> Self {
-        Self { places, held: tokio::sync::Mutex::new(held) }
+    pub(super) fn new(places: Arc<Semaphore>, held: Option<OwnedSemaphorePermit>, begun: Arc<Begun>) -> Self {
+        Self { places, held: tokio::sync::Mutex::new(held), begun }
     }
 
     pub(super) async fn take(&self) {
@@ -61,6 +63,7 @@ impl Place {
 
     pub(super) async fn give_up(&self) {
         self.held.lock().await.take();
+        self.begun.withdraw().await;
     }
 }
 
