@@ -7,11 +7,13 @@ mod support;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use forebay_api::batches::part::Segment;
+use forebay_api::batches::part::{Segment, Step};
 use forebay_api::batches::records::Records;
 use forebay_api::files::Files;
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::codec;
 use forebay_shared::ids::TenantName;
+use forebay_shared::subjects;
 use serde_json::{Value, json};
 use support::batch::{Batches, line, lines, occurrences};
 use support::{Client, Cluster, ClusterOptions, eventually, queue, verify};
@@ -279,6 +281,31 @@ async fn lines_that_wait_for_a_worker_do_not_fail_however_often_their_api_is_res
     let batch = batches.ends(&id, LONG).await;
     assert_eq!(batch["request_counts"], json!({ "total": 3, "completed": 3, "failed": 0 }), "{batch}");
     queue::is_empty_in_the_end(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_ends_without_files_leaves_no_answers_behind() {
+    let options = ClusterOptions {
+        model: "simulated".to_owned(),
+        env: vec![("FOREBAY_SIMULATED_BASE", "20ms".to_owned()), ("FOREBAY_BATCH_MAX_ROWS", "32".to_owned())],
+        ..ClusterOptions::default()
+    };
+    let (cluster, batches) = start(options).await;
+    let id = batches.begin(lines("simulated", 20_000).as_bytes()).await;
+    let batch = batches.reaches(&id, 500, LONG).await;
+    let input = format!("/v1/files/{}", batch["input_file_id"].as_str().unwrap());
+    assert_eq!(batches.ask("DELETE", &input, "application/json", b"").await.status, 200);
+    assert!(used_bytes(&cluster).await > 100_000, "parts have ended");
+    // As a repair does, which takes minutes to come to it.
+    let js = jetstream::new(cluster.broker_client().await);
+    let step = Step { batch: id.clone(), tenant: TenantName::default() };
+    let subject = subjects::batch_step(&step.tenant);
+    js.publish(subject, codec::encode(&step).unwrap()).await.unwrap().await.unwrap();
+    let batch = batches.ends(&id, LONG).await;
+    assert_eq!((&batch["status"], &batch["output_file_id"]), (&json!("failed"), &Value::Null), "{batch}");
+    queue::is_empty_in_the_end(&cluster).await;
+    eventually("nothing is left in the store", LONG, || async { used_bytes(&cluster).await == 0 }).await;
     cluster.stop().await;
 }
 
