@@ -201,7 +201,7 @@ async fn a_job_expires_by_its_deadline_also_when_nobody_serves_its_model() {
     let expired = show(addr, id(&job), "20s").await;
     assert_eq!(expired["state"], "expired", "{expired}");
     assert_eq!(expired["error"]["code"], "deadline_exceeded", "{expired}");
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     // A worker that comes back finds what has time left, and does not touch what has none.
     body["timeout"] = json!("10m");
     let patient = submit(addr, &body).await;
