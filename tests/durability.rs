@@ -9,7 +9,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::json;
-use support::{Cluster, ClusterOptions, eventually, queue};
+use support::{Cluster, ClusterOptions, Load, eventually, queue};
+
+const LONG: Duration = Duration::from_secs(30);
 
 /// A role started beside the cluster, which is expected to end by itself.
 fn role(cluster: &Cluster, role: &str, flags: &[&str]) -> (bool, String) {
@@ -26,7 +28,7 @@ async fn a_process_with_other_settings_than_the_streams_refuses_to_start_and_nam
     let worker = ["--model", "identity", "--metrics-addr", "127.0.0.1:0", "--durability", "memory"];
     let (started, said) = role(&cluster, "worker", &worker);
     assert!(!started);
-    assert!(said.contains("FOREBAY_MODELS exists with storage = File, this process needs Memory"), "{said}");
+    assert!(said.contains("FOREBAY_JOBS_") && said.contains("storage = File, this process needs Memory"), "{said}");
     let (started, said) = role(&cluster, "api", &["--api-addr", "127.0.0.1:0", "--durability", "replicated"]);
     assert!(!started);
     assert!(said.contains("exists with num_replicas = 1, this process needs 3"), "{said}");
@@ -53,10 +55,19 @@ async fn a_stream_of_jobs_that_somebody_changed_is_refused_by_its_field() {
 }
 
 #[tokio::test]
-async fn jobs_in_memory_are_answered_and_leave_nothing() {
+async fn jobs_in_memory_are_answered_and_leave_nothing_also_after_the_broker_has_forgotten_them() {
     let env = vec![("FOREBAY_DURABILITY", "memory".to_owned())];
-    let cluster = Cluster::start(ClusterOptions { env, ..ClusterOptions::default() }).await;
-    assert_eq!(cluster.post("/v1/embeddings", &json!({ "model": "identity", "input": "x" })).await.status, 200);
+    let cluster = Cluster::start(ClusterOptions { env, apis: 2, ..ClusterOptions::default() }).await;
+    let load = Load::new(&cluster).concurrency(8).timeout(Duration::from_secs(3)).start();
+    load.progress(200, LONG).await;
+    // The queue goes with the broker, and its numbers begin anew.
+    cluster.restart_nats(Duration::from_millis(300)).await;
+    load.progress(2_000, LONG).await;
+    let report = load.stop().await;
+    println!("broker with its queue in memory restarted: {report}");
+    assert_eq!(report.wrong() + report.broken(), 0, "{report}");
+    let calm = Load::new(&cluster).concurrency(8).timeout(Duration::from_secs(3)).run(Duration::from_secs(2)).await;
+    assert!(calm.all_right(), "{calm}");
     queue::is_empty_in_the_end(&cluster).await;
     cluster.stop().await;
 }

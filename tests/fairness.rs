@@ -165,6 +165,84 @@ async fn a_flooder_queues_behind_itself_and_not_in_front_of_others() {
     assert!(flooded.latency(0.95) < bound, "idle {idle}, busy {busy}, flooded {flooded}");
 }
 
+/// Asynchronous jobs of four rows, so many at a time, until one is refused; how many were taken.
+async fn file_jobs(addr: SocketAddr, key: &'static str, at_once: usize) -> usize {
+    let mut tasks = JoinSet::new();
+    for _ in 0..at_once {
+        tasks.spawn(async move {
+            let mut client = Client::new(addr).header("authorization", key);
+            let body = json!({ "task": "embed", "model": "simulated", "input": ["a", "b", "c", "d"] });
+            let mut taken = 0;
+            loop {
+                let answer = client.post("/v1/jobs", &body).await.unwrap();
+                match answer.status {
+                    202 => taken += 1,
+                    429 => return taken,
+                    status => panic!("{status}: {}", answer.text()),
+                }
+            }
+        });
+    }
+    tasks.join_all().await.into_iter().sum()
+}
+
+#[tokio::test]
+async fn a_job_does_not_wait_for_another_tenants_backlog_and_one_tenant_cannot_fill_the_queue() {
+    const MOST: usize = 1_000;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    write_keys(&file);
+    let most = MOST.to_string();
+    let api_args = ["--tenant-max-waiting-jobs", &most, "--api-keys", &file.display().to_string()];
+    // 80 rows a second: the flooder's jobs are work for a minute.
+    let options = ClusterOptions {
+        apis: 2,
+        model: "simulated".to_owned(),
+        api_args: api_args.map(str::to_owned).into(),
+        worker_args: ["--batch-max-rows", "8", "--simulated-base", "100ms"].map(str::to_owned).into(),
+        ..ClusterOptions::default()
+    };
+    let cluster = Cluster::start(options).await;
+    let addr = cluster.api(0).addr();
+    // Another's are known when their record has come by.
+    let filed = file_jobs(addr, "Bearer flooder", 16).await;
+    assert!((MOST..MOST + 200).contains(&filed), "{filed} were taken");
+    let mut victim = Client::new(cluster.api(1).addr()).header("authorization", "Bearer victim");
+    let body = json!({ "task": "embed", "model": "simulated", "input": "x" });
+    let job = victim.post("/v1/jobs", &body).await.unwrap();
+    assert_eq!(job.status, 202, "{}", job.text());
+    let path = format!("/v1/jobs/{}?wait=20s", job.json()["id"].as_str().unwrap());
+    let asked = std::time::Instant::now();
+    assert_eq!(victim.get(&path).await.unwrap().json()["state"], "done");
+    let took = asked.elapsed();
+    let waiting = metric(addr, "forebay_api_async_jobs", "state=\"queued\"").await;
+    assert!(took < Duration::from_secs(10) && waiting > MOST as f64 / 2.0, "took {took:?}, {waiting} wait");
+}
+
+#[tokio::test]
+async fn a_keyed_request_that_cannot_be_answered_in_time_is_refused_and_its_key_is_not_taken() {
+    let cluster = start(SMALL, None).await;
+    let addr = cluster.api(0).addr();
+    let flood = flood(&cluster, SMALL, &[]);
+    held_back(&cluster, "normal", SMALL.flood_per_api * 9 / 10).await;
+    let body = json!({ "model": "simulated", "input": "x" });
+    let impatient = || Client::new(addr).header("x-request-timeout", "0.5");
+    let code = |answer: &client::Answer| answer.json()["error"]["code"].as_str().map(str::to_owned);
+    eventually("how long it takes is known", LONG, || async {
+        let answer = impatient().post("/v1/embeddings", &body).await.unwrap();
+        answer.status == 503 && code(&answer).as_deref() == Some("deadline_unreachable")
+    })
+    .await;
+    let refused = impatient().header("idempotency-key", "k").post("/v1/embeddings", &body).await.unwrap();
+    assert_eq!((refused.status, code(&refused).as_deref()), (503, Some("deadline_unreachable")), "{}", refused.text());
+    assert!(refused.header("retry-after-ms").is_some());
+    assert_eq!(client::get(addr, "/v1/jobs").await.unwrap().json()["data"], json!([]), "nothing was begun");
+    drop(flood);
+    gone(&cluster).await;
+    let again = Client::new(addr).header("idempotency-key", "k").post("/v1/embeddings", &body).await.unwrap();
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, None), "{}", again.text());
+}
+
 /// What the high lane saw when idle and when the others are flooded, and rows per second that went through normal and low.
 async fn lanes(size: Size) -> ([Report; 2], [f64; 2]) {
     let cluster = start(size, None).await;

@@ -352,3 +352,47 @@ async fn a_client_that_leaves_takes_its_work_along() {
     assert_eq!(ask(&cluster, "still here".to_owned()).await.status, 200);
     cluster.stop().await;
 }
+
+/// Asks again where the answer says that another try may help; returns the last answer and how often it was asked.
+async fn insist(cluster: &Cluster, input: &str) -> (Answer, usize) {
+    for asked in 1.. {
+        let answer = ask(cluster, input.to_owned()).await;
+        if answer.status != 503 || asked == 5 {
+            return (answer, asked);
+        }
+        assert_eq!(answer.json()["error"]["code"], "broker_unavailable", "{}", answer.text());
+    }
+    unreachable!("a range without end")
+}
+
+/// Each costs three deaths, and each death is one more delivery of everything that the worker held.
+#[tokio::test]
+async fn more_poison_than_the_broker_delivers_leaves_no_message_behind() {
+    const POISONED: usize = 12;
+    let cluster = Cluster::start(ClusterOptions { reapers: true, ..options(1, "1ms") }).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let poison = join_all((0..POISONED).map(|i| ask(&cluster, format!("{POISON} {i}"))));
+    let inputs: Vec<String> = (0..POISONED).map(|i| format!("innocent {i}")).collect();
+    let innocent = join_all(inputs.iter().map(|input| insist(&cluster, input)));
+    let all = async {
+        let answers = tokio::join!(poison, innocent);
+        stop.store(true, Ordering::Relaxed);
+        answers
+    };
+    cluster.worker(0).kill9();
+    let ((poison, innocent), started) = tokio::join!(all, keep_alive(&cluster, Arc::clone(&stop)));
+    let again = innocent.iter().filter(|(_, asked)| *asked > 1).count();
+    let codes: Vec<Value> = poison.iter().map(|answer| answer.json()["error"]["code"].clone()).collect();
+    println!("workers started again: {started}; innocents asked again: {again}; poison: {codes:?}");
+    for ((answer, _), input) in innocent.iter().zip(&inputs) {
+        assert_eq!(answer.status, 200, "{input}: {}", answer.text());
+        verify::built_in()(input, &answer.json()).unwrap();
+    }
+    assert!(codes.iter().all(|code| code == "dead_lettered" || code == "broker_unavailable"), "{codes:?}");
+    assert!(codes.iter().any(|code| code == "broker_unavailable"), "the last delivery was never made: {codes:?}");
+    queue::is_empty_in_the_end(&cluster).await;
+    let (ok, out, error) = forebay(&cluster, &["dead", "list", "--json"]).await;
+    assert!(ok, "{error}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["undeliverable"], json!([]), "{out}");
+    cluster.stop().await;
+}

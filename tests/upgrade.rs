@@ -222,8 +222,16 @@ async fn definitions_change_by_migration_alone() {
     let report = Load::new(&cluster).run(Duration::from_millis(300)).await;
     assert!(report.all_right(), "{report}");
 
-    // The bucket of the models is not empty: it would be lost.
+    // Another storage takes a new stream: not while anything waits in the old one.
+    cluster.workers().iter().for_each(support::Process::kill9);
+    let mut client = support::Client::new(cluster.api(0).addr()).header("x-request-timeout", "60");
+    let waiting = tokio::spawn(async move {
+        client.post("/v1/embeddings", &serde_json::json!({ "model": "identity", "input": "waits" })).await
+    });
+    support::eventually("it waits", LONG, || async { support::queue::depth(&cluster).await == 1 }).await;
     let (output, text) = migrate(&cluster, &[("FOREBAY_DURABILITY", "memory"), smaller[0]], &["--apply"]);
     assert!(!output.status.success() && text.contains("REFUSED"), "{text}");
+    cluster.worker(1).restart();
+    assert_eq!(waiting.await.unwrap().unwrap().status, 200);
     cluster.stop().await;
 }

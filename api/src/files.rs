@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 pub use content::Content;
-pub use upload::{Upload, UploadFault};
+pub use upload::Upload;
 
 use crate::batches::part::Segment;
 use crate::batches::records::{Records, StoreError, is_id};

@@ -15,6 +15,7 @@ pub(crate) mod fake;
 pub mod instruments;
 pub mod limits;
 pub mod media;
+pub mod pace;
 pub mod server;
 mod socket;
 
@@ -153,6 +154,7 @@ pub fn router<B: Backend>(state: &Arc<AppState<B>>) -> Router {
         .route("/v1/dead/{id}/replay", at("/v1/dead/{id}/replay", OpenAi).post(dead::replay).done())
         .route("/v1/jobs", at("/v1/jobs", OpenAi).post(jobs::create).get(jobs::list).done())
         .route("/v1/jobs/{id}", at("/v1/jobs/{id}", OpenAi).get(jobs::show).delete(jobs::cancel).done())
+        .route("/v1/jobs/{id}/webhook", at("/v1/jobs/{id}/webhook", OpenAi).post(jobs::call_again).done())
         .route("/v1/jobs/{id}/events", at("/v1/jobs/{id}/events", OpenAi).get(jobs::events::follow).done())
         .route("/v1/models", at("/v1/models", OpenAi).get(models::list).done())
         .route("/v1/models/{*id}", at("/v1/models/{id}", OpenAi).get(models::show).done())

@@ -10,6 +10,7 @@ pub mod embed;
 pub mod embeddings;
 pub mod fallback;
 pub mod files;
+mod form;
 pub mod health;
 pub mod inference;
 pub mod jobs;

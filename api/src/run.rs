@@ -12,7 +12,7 @@ use forebay_shared::clock::BrokerClock;
 use forebay_shared::dead::DeadLetters;
 use forebay_shared::ids::{BootId, Role};
 use forebay_shared::metrics::ApiMetrics;
-use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_shared::settings::{BrokerArgs, Durability, ProcessArgs};
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::stats::{Identity, ProcessState, Reporter};
 use forebay_shared::streams::{self, Bucket, Stores};
@@ -57,8 +57,15 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         clock.clone(),
         Arc::clone(&metrics),
         Arc::clone(&registry),
-        Admission { max_in_flight: args.max_in_flight_jobs, by_deadline: !args.no_deadline_admission },
+        Admission {
+            max_in_flight: args.max_in_flight_jobs,
+            max_answer_bytes: args.max_answer_bytes,
+            by_deadline: !args.no_deadline_admission,
+        },
     ));
+    if broker.stores.durability == Durability::Memory {
+        dispatch.distrust_the_past();
+    }
     // What neither takes work nor answers is opened side by side.
     let (models, letters, batches) = Box::pin(async {
         tokio::try_join!(
@@ -82,7 +89,12 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     let mut listening = dispatch.listen().await.context("cannot listen for answers")?;
     registry.follow(&links.control, models).await?;
 
-    // From here on this process takes work.
+    let (tenants, sharing) = match keys {
+        Some(keys) => keys.follow(&stores, &registry, &metrics, &clock).await.map(|(a, b)| (Some(a), Some(b)))?,
+        None => (None, None),
+    };
+
+    // From here on this process takes work; only now, so that none goes uncharged.
     let (jobs, running_jobs) = Box::pin(Jobs::start(Parts {
         link: links.jobs.clone(),
         stores: stores.clone(),
@@ -90,6 +102,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
         dispatch: Arc::clone(&dispatch),
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
+        tenants: tenants.clone(),
         args: args.jobs.clone(),
         shutdown: shutdown.clone(),
     }))
@@ -102,11 +115,6 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     reporter.set_state(ProcessState::Ready);
     tracing::info!(address = %listener.local_addr()?, "ready");
 
-    let (tenants, sharing) = match keys {
-        Some(keys) => keys.follow(&stores, &registry, &metrics, &clock).await.map(|(a, b)| (Some(a), Some(b)))?,
-        None => (None, None),
-    };
-    // Only now, so that no line goes uncharged.
     let batches = Arc::new(batches.with_tenants(tenants.clone(), args.files_tenant_share));
     let mut working = tokio::spawn(Arc::clone(&batches).work(shutdown.clone()));
     let mut state = http::AppState::new(dispatch, registry, metrics, limits).with_tenants(tenants).with_cache(cache);

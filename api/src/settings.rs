@@ -38,6 +38,10 @@ pub struct ApiArgs {
     /// still free: alone at most half.
     #[arg(long, env = "FOREBAY_MAX_IN_FLIGHT_JOBS", default_value_t = 16_384, value_name = "COUNT")]
     pub max_in_flight_jobs: usize,
+    /// Most bytes of vectors that the jobs which wait in this process can be answered with, by the dimensions of their models;
+    /// more are refused with 503. An answer in JSON takes about three times as much while it is written.
+    #[arg(long, env = "FOREBAY_MAX_ANSWER_BYTES", default_value_t = 256 << 20, value_name = "BYTES")]
+    pub max_answer_bytes: u64,
     /// Take requests also when they cannot be answered before their deadline at the measured rate.
     #[arg(long, env = "FOREBAY_NO_DEADLINE_ADMISSION")]
     pub no_deadline_admission: bool,
@@ -105,6 +109,7 @@ impl ApiArgs {
         at_least_one("--max-inputs", self.max_inputs)?;
         at_least_one("--max-in-flight-jobs", self.max_in_flight_jobs)?;
         at_least_one("--max-file-bytes", self.max_file_bytes)?;
+        at_least_one("--max-answer-bytes", usize::try_from(self.max_answer_bytes).unwrap_or(usize::MAX))?;
         longer_than_zero("--request-timeout", self.request_timeout)?;
         longer_than_zero("--no-worker-after", self.no_worker_after)?;
         longer_than_zero("--body-timeout", self.body_timeout)?;
@@ -178,6 +183,7 @@ mod tests {
             ("--max-body-bytes", "0"),
             ("--max-inputs", "0"),
             ("--max-in-flight-jobs", "0"),
+            ("--max-answer-bytes", "0"),
             ("--request-timeout", "0s"),
             ("--no-worker-after", "0s"),
             ("--max-request-timeout", "1s"),

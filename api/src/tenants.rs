@@ -8,7 +8,8 @@
 //! Limits are configured for the whole fleet. Rates and seats are divided by the number of live apis ([`share`]), so no
 //! request waits for another process; a day's quota is shared through the broker, and may be overshot a little (`quota`).
 //! A request takes a seat and one of its tenant's requests at the door ([`visit`]), and tokens once its inputs are known
-//! ([`Caller::charge`]): first by estimate, corrected when the answer tells.
+//! ([`Caller::charge`]): first by estimate, corrected when the answer tells. A job that is kept is corrected by whoever ends
+//! it ([`Tenants::charged`]).
 
 mod bucket;
 pub mod config;
@@ -42,6 +43,9 @@ use visit::{Charge, Visit};
 
 /// Where some clients put their key instead.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// How long the work of a tenant that was taken out waits before it asks again.
+const REMOVED_WAIT: Duration = Duration::from_secs(5);
 
 /// Whose request it is, and what they may do. Everything that is counted, limited, kept or erased per tenant goes by
 /// this.
@@ -102,8 +106,8 @@ impl Caller {
         self.account.as_ref().map(|account| Visit::begin(account, now))
     }
 
-    /// Takes the tokens that these inputs will need, before they are submitted. Whoever answers later and elsewhere keeps
-    /// the estimate, by dropping what this returns.
+    /// Takes the tokens that these inputs will need, before they are submitted. Whoever answers later and elsewhere drops
+    /// what this returns, and the estimate stays charged until then.
     ///
     /// # Errors
     /// [`Failure::RateLimited`], [`Failure::QuotaExceeded`]
@@ -148,9 +152,10 @@ impl Account {
     }
 }
 
+const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
+
 /// The day, and how long it lasts yet.
 fn today(clock: &BrokerClock) -> (Day, Duration) {
-    const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
     let now = clock.now_us();
     ((now / DAY_US) as Day, Duration::from_micros(DAY_US - now % DAY_US))
 }
@@ -224,20 +229,41 @@ impl Tenants {
         self.table.read().accounts.clone()
     }
 
-    /// A tenant whose request was let in earlier. One that is not configured any more has no limits to keep to.
-    pub fn caller(&self, tenant: &TenantName) -> Caller {
-        let table = self.table.read();
-        let account = table.accounts.iter().find(|account| account.rights.name == *tenant).cloned();
-        Caller { tenant: tenant.clone(), account }
+    /// A tenant whose work was let in earlier.
+    ///
+    /// # Errors
+    /// [`Failure::RateLimited`]: it is not configured any more. Its limits went with it, so it may use nothing until it
+    /// is configured again: who takes a tenant out must not thereby set its work free. What `default` left from before
+    /// there were keys has never had limits.
+    pub fn caller(&self, tenant: &TenantName) -> Result<Caller, Failure> {
+        let account = self.find(tenant);
+        if account.is_none() && *tenant != TenantName::default() {
+            let retry_after_ms = REMOVED_WAIT.as_millis() as u64;
+            return Err(Failure::RateLimited { limit: "a tenant that is not configured".to_owned(), retry_after_ms });
+        }
+        Ok(Caller { tenant: tenant.clone(), account })
+    }
+
+    /// What a tenant was charged for a job when it was accepted, at `accepted_ms` (Unix) and perhaps by another api: whoever
+    /// ends the job settles it. Nobody's, if the tenant is not configured any more.
+    pub fn charged(&self, tenant: &TenantName, rows: &[Input], accepted_ms: u64) -> Charge {
+        Charge::earlier(self.find(tenant), rows, (accepted_ms.saturating_mul(1_000) / DAY_US) as Day)
     }
 
     /// Whether a tenant may have to wait for tokens.
     pub fn is_metered(&self, tenant: &TenantName) -> bool {
-        let caller = self.caller(tenant);
-        caller.account.is_some_and(|account| {
-            let limits = &account.rights.limits;
-            limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
-        })
+        match self.caller(tenant) {
+            Ok(Caller { account: Some(account), .. }) => {
+                let limits = &account.rights.limits;
+                limits.tokens_per_minute.is_some() || limits.tokens_per_day.is_some()
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        }
+    }
+
+    fn find(&self, tenant: &TenantName) -> Option<Arc<Account>> {
+        self.table.read().accounts.iter().find(|account| account.rights.name == *tenant).cloned()
     }
 
     fn today(&self) -> (Day, Duration) {

@@ -18,14 +18,24 @@ pub struct AckSubject<'a> {
     pub pending: u64,
 }
 
+/// When the broker stored the delivered message, in microseconds since the Unix epoch of its clock.
+pub fn stored_us(subject: &str) -> Option<u64> {
+    fields(subject)?[5].parse::<u64>().ok().map(|nanos| nanos / 1_000)
+}
+
+/// The seven fields that both forms have.
+fn fields(subject: &str) -> Option<[&str; 7]> {
+    let parts: Vec<&str> = subject.strip_prefix("$JS.ACK.")?.split('.').collect();
+    match parts.len() {
+        7 => parts.try_into().ok(),
+        9.. => parts[2..9].try_into().ok(),
+        _ => None,
+    }
+}
+
 impl<'a> AckSubject<'a> {
     pub fn parse(subject: &'a str) -> Option<Self> {
-        let parts: Vec<&str> = subject.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let fields = match parts.len() {
-            7 => &parts[..],
-            9.. => &parts[2..],
-            _ => return None,
-        };
+        let fields = fields(subject)?;
         Some(Self {
             stream: fields[0],
             consumer: fields[1],
@@ -68,6 +78,8 @@ mod tests {
         assert_eq!(AckSubject::parse("$JS.ACK.S.normal.2.10.11.1700000000.7"), Some(EXPECTED));
         assert_eq!(AckSubject::parse("$JS.ACK.hub.ACC.S.normal.2.10.11.1700000000.7.rnd"), Some(EXPECTED));
         assert_eq!(AckSubject::parse(&EXPECTED.rebuilt()), Some(EXPECTED));
+        assert_eq!(stored_us("$JS.ACK.S.normal.2.10.11.1700000000123456789.7"), Some(1_700_000_000_123_456));
+        assert_eq!(stored_us("$JS.ACK.hub.ACC.S.normal.2.10.11.5000.7.rnd"), Some(5));
     }
 
     #[test]

@@ -26,27 +26,31 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::ids::{Lane, ModelToken};
+use crate::ids::ModelToken;
 use crate::settings::{Durability, StoreArgs};
 use crate::subjects;
 
+mod consumers;
 mod ensure;
 mod fields;
 pub mod migrate;
 mod migration;
 mod room;
 
+pub use consumers::Durable;
 pub use ensure::{EnsureError, Stores};
 pub use migration::{Finding, Verdict};
 pub use room::{Level, is_full, level};
 
 /// Version of the definitions below.
-pub const DEFINITIONS_VERSION: &str = "1";
+pub const DEFINITIONS_VERSION: u32 = 1;
+/// Processes of this definitions version and later work with the ones below as they are: one of the release before that
+/// crashes after a migration starts again. Raised when they would not.
+pub const OLDEST_READER: u32 = 1;
 pub const VERSION_KEY: &str = "forebay.version";
+pub const READER_KEY: &str = "forebay.oldest-reader";
 
 /// Alias → model record.
 pub const MODELS_BUCKET: &str = "FOREBAY_MODELS";
@@ -63,6 +67,8 @@ pub const ACK_WAIT_REPLICATED: Duration = Duration::from_secs(15);
 pub const MAX_DELIVER: i64 = 20;
 pub const MAX_ACK_PENDING: i64 = 20_000;
 const MAX_WAITING: i64 = 8_192;
+/// How long the consumer of a tenant that has nothing to do is kept: longer than a fleet is without workers for a moment.
+const TURN_KEPT: Duration = Duration::from_secs(3_600);
 /// Backstop of the queues that there is one of.
 const MAX_MESSAGES: i64 = 1_000_000;
 
@@ -130,6 +136,16 @@ impl Bucket {
         }
     }
 
+    /// Name of the stream behind it.
+    pub fn stream(self) -> String {
+        format!("KV_{}", self.name())
+    }
+
+    /// Of all its values.
+    pub fn subjects(self) -> String {
+        format!("$KV.{}.>", self.name())
+    }
+
     /// How long a value stays; `None` = until it is removed.
     pub fn keep(self, stores: &StoreArgs) -> Option<Duration> {
         const HOUR: Duration = Duration::from_secs(3_600);
@@ -139,14 +155,6 @@ impl Bucket {
             Self::Quotas => Some(48 * HOUR),
             Self::Records | Self::Idempotency => Some(stores.results_keep),
             Self::Batches => Some(stores.files_keep),
-        }
-    }
-
-    /// What belongs to jobs whose acceptance promised more than a connection is on file in every mode.
-    const fn storage(self, durability: Durability) -> StorageType {
-        match self {
-            Self::Records | Self::Idempotency | Self::Batches => StorageType::File,
-            _ => storage(durability),
         }
     }
 
@@ -228,7 +236,7 @@ pub fn jobs_stream_config(token: &ModelToken, stores: &StoreArgs) -> StreamConfi
         duplicate_window: DUPLICATE_WINDOW,
         allow_message_ttl: true,
         num_replicas: stores.durability.replicas(),
-        metadata: version_metadata(),
+        metadata: metadata(),
         ..Default::default()
     }
 }
@@ -256,60 +264,48 @@ pub fn queue_config(queue: Queue, stores: &StoreArgs) -> StreamConfig {
         // Only so that what nobody can run any more does not stay: a job ends by its record.
         allow_message_ttl: queue == Queue::Async,
         num_replicas: stores.durability.replicas(),
-        metadata: version_metadata(),
+        metadata: metadata(),
         ..Default::default()
     }
 }
 
-/// What is ours to choose of a bucket's stream.
+/// As the client makes a bucket, with one value per key, and with our metadata, which the client's own call cannot write.
 pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
     StreamConfig {
-        name: format!("KV_{}", bucket.name()),
-        storage: bucket.storage(stores.durability),
-        num_replicas: stores.durability.replicas(),
+        name: bucket.stream(),
+        subjects: vec![bucket.subjects()],
+        max_messages_per_subject: 1,
         max_bytes: bucket.max_bytes(stores),
         max_age: bucket.keep(stores).unwrap_or_default(),
-        ..Default::default()
+        deny_delete: true,
+        ..store_config(stores)
     }
 }
 
-/// What is ours to choose of an object store's stream. Always on file: what is kept there belongs to jobs whose acceptance
-/// promised more than a connection.
+/// As the client makes an object store, with our metadata.
 pub fn objects_config(objects: Objects, stores: &StoreArgs) -> StreamConfig {
+    let name = objects.name();
     StreamConfig {
-        name: format!("OBJ_{}", objects.name()),
-        storage: StorageType::File,
-        num_replicas: stores.durability.replicas(),
+        name: format!("OBJ_{name}"),
+        subjects: vec![format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
         max_bytes: objects.max_bytes(stores),
         max_age: objects.keep(stores),
-        ..Default::default()
+        ..store_config(stores)
     }
 }
 
-/// One durable pull consumer per lane, shared by all workers of the model.
-pub fn lane_consumer_config(token: &ModelToken, lane: Lane, stores: &StoreArgs) -> ConsumerConfig {
-    work_consumer(lane.as_str(), subjects::jobs_lane(token, lane), stores)
-}
-
-/// A durable pull consumer of a work queue: explicit acknowledgements, everything from the first message on.
-pub fn work_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
-    ConsumerConfig {
-        durable_name: Some(name.to_owned()),
-        filter_subject,
-        ack_policy: AckPolicy::Explicit,
-        deliver_policy: DeliverPolicy::All,
-        ack_wait: ack_wait(stores.durability),
-        max_deliver: MAX_DELIVER,
-        max_ack_pending: MAX_ACK_PENDING,
-        max_waiting: MAX_WAITING,
-        metadata: version_metadata(),
+/// On file in every mode: only the queues of synchronous jobs are worth nothing without the processes that wait for them,
+/// and none of the stores is on the way of a request.
+fn store_config(stores: &StoreArgs) -> StreamConfig {
+    StreamConfig {
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        allow_direct: true,
+        num_replicas: stores.durability.replicas(),
+        metadata: metadata(),
         ..Default::default()
     }
-}
-
-/// A work consumer whose messages are delivered until acknowledged: who takes them counts the attempts in a record.
-pub fn patient_consumer(name: &str, filter_subject: String, stores: &StoreArgs) -> ConsumerConfig {
-    ConsumerConfig { max_deliver: -1, ..work_consumer(name, filter_subject, stores) }
 }
 
 /// Bytes that the broker reserves for everything above, with `models` models, by the bounds that they have unless settings say
@@ -323,6 +319,7 @@ pub fn reserved_bytes(models: usize) -> u64 {
     fixed.unsigned_abs() + u64::from(stores.queue_max_bytes) * models as u64
 }
 
-fn version_metadata() -> HashMap<String, String> {
-    HashMap::from([(VERSION_KEY.to_owned(), DEFINITIONS_VERSION.to_owned())])
+fn metadata() -> HashMap<String, String> {
+    let (version, reader) = (DEFINITIONS_VERSION.to_string(), OLDEST_READER.to_string());
+    HashMap::from([(VERSION_KEY.to_owned(), version), (READER_KEY.to_owned(), reader)])
 }

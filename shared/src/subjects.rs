@@ -12,7 +12,8 @@
 //! | `forebay.describe.<boot>` | core | aggregator → process: send the names of your series again |
 //! | `forebay.held.<boot>` | core | worker → reapers: deliveries that it holds |
 //! | `forebay.cancel.<token>` | core | api → workers: nobody waits for these jobs any more |
-//! | `forebay.async.<token>.<tenant>` | JetStream | api → apis: asynchronous work that waits |
+//! | `forebay.async.<token>-turns.<tenant>` | JetStream | api → apis: asynchronous work that waits for its tenant's turn |
+//! | `forebay.async.<token>.<tenant>` | JetStream | the same from apis before there were turns |
 //! | `forebay.async.<token>-express.<tenant>` | JetStream | api → apis: the same, while a synchronous request waits |
 //! | `forebay.parts.<step>.<tenant>` | JetStream | api → apis: a part of a batch to run, or a batch to split or finish |
 //! | `forebay.webhooks.<job>` | JetStream | api → apis: a call to make |
@@ -101,13 +102,20 @@ pub fn cancel(token: &ModelToken) -> String {
     format!("forebay.cancel.{token}")
 }
 
-/// Asynchronous work of one tenant for one model. Tenants' names come from configuration; what does not fit into a
-/// subject is replaced.
+/// Asynchronous work of one tenant for one model: also the filter of that tenant's consumer. A token ends in ten hexadecimal
+/// digits, so this is no other model's.
 pub fn async_work(token: &ModelToken, tenant: &TenantName) -> String {
-    format!("forebay.async.{token}.{}", slug(tenant.as_str()))
+    format!("forebay.async.{token}-turns.{}", tenant_in_subject(tenant))
 }
 
-/// All asynchronous work for one model.
+/// Tenants' names come from configuration; what does not fit into a subject is replaced. Tenants whose names differ only in
+/// that share a consumer.
+pub fn tenant_in_subject(tenant: &TenantName) -> String {
+    slug(tenant.as_str())
+}
+
+/// Asynchronous work for one model that was accepted before tenants took turns: one consumer takes all of it, and a work
+/// queue has no two consumers for one subject.
 pub fn async_model(token: &ModelToken) -> String {
     format!("forebay.async.{token}.*")
 }

@@ -152,7 +152,7 @@ pub(super) fn permissions(user: User, public_key: &str) -> Permissions {
             return table;
         }
     }
-    // The client asks for it before it creates a bucket.
+    // Processes of the version before ask for it before they create a bucket.
     table.publish(["$JS.API.INFO"]);
     for queue in Queue::ALL {
         table.stream(queue.name(), right_to_queue(user, queue), &[]);

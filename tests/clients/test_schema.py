@@ -74,6 +74,7 @@ def made(url, model):
         "/v1/batches/{id}/cancel": {"post": batch},
         "/v1/jobs/{id}": {"get": job(), "delete": job()},
         "/v1/jobs/{id}/events": {"get": job()},
+        "/v1/jobs/{id}/webhook": {"post": job()},
         "/v1/models/{id}": {"get": model},
     }, kept
 

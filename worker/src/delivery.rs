@@ -83,6 +83,12 @@ impl Delivery {
         self.epoch == epoch && !self.lease_over(now) && self.fence.lock().is_open(epoch, now)
     }
 
+    /// It is not ours, and will not be again: its lease is over, or its connection is gone. What else keeps it from being
+    /// ours passes as soon as the fence opens.
+    pub(crate) fn is_lost(&self, epoch: u64, now: Instant) -> bool {
+        self.epoch != epoch || self.lease_over(now)
+    }
+
     /// By now the broker has handed the message to somebody else.
     pub(crate) fn lease_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.taken).as_millis() as u64 >= self.lease_ms.load(Ordering::Relaxed)
@@ -243,6 +249,16 @@ mod tests {
         assert!(deliveries.ours(2, later).is_empty());
         bench.fence.lock().echoed(1);
         assert_eq!(deliveries.ours(2, later), ["ack-1"]);
+    }
+
+    #[test]
+    fn a_stop_loses_nothing_before_the_lease_is_over() {
+        let bench = Bench::new(2);
+        let delivery = bench.deliveries.take(taken(1, 2, 1), bench.at(0));
+        let after = |seconds| bench.origin + Duration::from_secs(seconds);
+        assert!(!delivery.is_ours(2, after(3)) && !delivery.is_lost(2, after(3)));
+        assert!(delivery.is_lost(2, after(5)), "another has it");
+        assert!(delivery.is_lost(3, after(1)), "it came over another connection");
     }
 
     #[test]

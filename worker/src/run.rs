@@ -9,10 +9,10 @@ use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec;
 use forebay_shared::dead::DeadLetters;
-use forebay_shared::ids::{BootId, ModelName, ProcessName, Role};
+use forebay_shared::ids::{BootId, ModelName, ModelToken, ProcessName, Role};
 use forebay_shared::job::Live;
 use forebay_shared::metrics::{Fact, HostSampler, WorkerMetrics};
-use forebay_shared::settings::{BrokerArgs, ProcessArgs};
+use forebay_shared::settings::{BrokerArgs, Durability, ProcessArgs};
 use forebay_shared::shutdown::{self, Shutdown};
 use forebay_shared::stats::{Identity, ProcessState, Reporter, Served};
 use forebay_shared::streams::{self, Bucket, Queue, Stores};
@@ -84,6 +84,9 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let device = device.kind().to_owned();
     reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device }]);
     stores.jobs(&record.token).await?;
+    if broker.stores.durability == Durability::Memory {
+        tokio::spawn(keep_queue(control.clone(), stores.clone(), record.token.clone()));
+    }
     // Before the first delivery: what the broker gives up must not pass unseen.
     stores.queue(Queue::Advisories).await?;
     let aside = Aside {
@@ -144,6 +147,20 @@ fn start_reporter(
         sampled.slow_consumer_total.inc_by(total - overflows);
         overflows = total;
     })
+}
+
+/// Makes the queue anew whenever the broker has lost it with its process.
+async fn keep_queue(control: Link, stores: Stores, token: ModelToken) {
+    let mut epochs = control.epochs();
+    while epochs.changed().await.is_ok() {
+        while control.is_up() {
+            match stores.jobs(&token).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, "the queue in the broker's memory cannot be made anew yet"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
 }
 
 /// Loads and warms the model on a thread that may block.

@@ -30,10 +30,10 @@ use forebay_shared::planted::Bug;
 use forebay_shared::settings::{BrokerArgs, StoreArgs};
 use forebay_shared::streams::{self, Bucket, Stores};
 use forebay_shared::subjects;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
-use orphans::Reach;
+use orphans::{Orphan, Reach};
 use policy::{Action, Policy, Reap};
 
 /// More than the claims and kicks that can be under way.
@@ -69,6 +69,7 @@ enum Found {
     Claimed { boot: BootId, epoch: u64, won: bool },
     Listed(Vec<(BootId, policy::Connection)>),
     Reached { token: ModelToken, reaches: Vec<Reach>, since: Instant, until: Instant },
+    Orphans { token: ModelToken, orphans: Vec<Orphan>, since: Instant, until: Instant },
 }
 
 impl Reaper {
@@ -156,7 +157,13 @@ impl Shell {
                     // Nothing is due because somebody lives; what time brings is due at `wake`, whoever speaks until then.
                     continue;
                 }
-                Some(result) = found.recv() => self.on_found(&mut policy, result, &finder).await,
+                Some(result) = found.recv() => {
+                    // What the living have said by now comes first: it may be about what was found.
+                    while let Some(Some(message)) = ears.held.next().now_or_never() {
+                        self.on_held(&mut policy, &message).await;
+                    }
+                    self.on_found(&mut policy, result, &finder).await;
+                }
                 Ok(()) = system.changed() => policy.disturbed(Instant::now()),
                 Ok(()) = account.changed() => policy.disturbed(Instant::now()),
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -222,11 +229,18 @@ impl Shell {
             }
             Found::Reached { token, reaches, since, until } => {
                 if let Some(held) = policy.held_of(&streams::jobs_stream(&token), now) {
-                    let (account, metrics) = (self.reaper.account.clone(), self.metrics.clone());
+                    let (client, finder) = (self.reaper.account.client.clone(), finder.clone());
                     tokio::spawn(async move {
-                        let acks = orphans::orphans(&account.client, &token, &reaches, &held, until).await;
-                        give_back(&account, &metrics, acks, since).await;
+                        let orphans = orphans::orphans(&client, &token, &reaches, &held, until).await;
+                        let _ended = finder.send(Found::Orphans { token, orphans, since, until }).await;
                     });
+                }
+            }
+            Found::Orphans { token, orphans, since, until } => {
+                // The broker may have taken its time to answer.
+                if let Some(held) = policy.held_of(&streams::jobs_stream(&token), now) {
+                    let acks = orphans::still_lost(orphans, &held, now, until);
+                    give_back(&self.reaper.account, &self.metrics, acks, since).await;
                 }
             }
         }

@@ -69,15 +69,23 @@ struct FoundMessage {
     seq: u64,
 }
 
-/// Subjects on which to give back what lies within the reaches and is in nobody's hands. `held`: what is, in ascending
-/// order. Stops at `until`.
+/// Something that nobody holds, as far as was known when it was looked for.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub(super) stream_seq: u64,
+    /// On which to give it back.
+    pub(super) ack: String,
+}
+
+/// What lies within the reaches and is in nobody's hands. `held`: what is, in ascending order. Stops at `until`. Whoever gives
+/// it back looks again before: a living worker may have announced it meanwhile.
 pub(super) async fn orphans(
     client: &Client,
     token: &ModelToken,
     reaches: &[Reach],
     held: &[u64],
     until: Instant,
-) -> Vec<String> {
+) -> Vec<Orphan> {
     let stream = streams::jobs_stream(token);
     let mut orphans = Vec::new();
     for Reach { lane, floor, delivered, consumer_seq } in reaches {
@@ -97,12 +105,22 @@ pub(super) async fn orphans(
                     consumer_seq: *consumer_seq,
                     pending: 0,
                 };
-                orphans.push(ack.rebuilt());
+                orphans.push(Orphan { stream_seq: found, ack: ack.rebuilt() });
             }
             next = not_held(found + 1, held);
         }
     }
     orphans
+}
+
+/// On which to give back what is still in nobody's hands, by what the living have said since it was looked for; nothing once
+/// it is too late: the rest is left to `ack_wait`.
+pub(super) fn still_lost(orphans: Vec<Orphan>, held: &[u64], now: Instant, until: Instant) -> Vec<String> {
+    if now >= until {
+        return Vec::new();
+    }
+    let lost = orphans.into_iter().filter(|orphan| held.binary_search(&orphan.stream_seq).is_err());
+    lost.map(|orphan| orphan.ack).collect()
 }
 
 /// The first sequence from `from` on that is not in `held`.
@@ -123,6 +141,24 @@ async fn first_from(client: &Client, stream: &str, token: &ModelToken, lane: Lan
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn orphans() -> Vec<Orphan> {
+        [5, 8].map(|stream_seq| Orphan { stream_seq, ack: format!("ack-{stream_seq}") }).into()
+    }
+
+    #[test]
+    fn what_a_living_worker_has_announced_meanwhile_is_left_to_it() {
+        let now = Instant::now();
+        let until = now + Duration::from_millis(1);
+        assert_eq!(still_lost(orphans(), &[1, 5, 9], now, until), ["ack-8"]);
+        assert_eq!(still_lost(orphans(), &[], now, until), ["ack-5", "ack-8"]);
+    }
+
+    #[test]
+    fn what_was_found_too_late_is_left_to_ack_wait() {
+        let until = Instant::now();
+        assert!(still_lost(orphans(), &[], until, until).is_empty());
+    }
 
     #[test]
     fn what_is_held_is_stepped_over() {

@@ -3,7 +3,7 @@
 //! A line is charged like a request that comes alone: its estimate before it is submitted, corrected by its answer, given
 //! back if it fails or is not run. A limit never fails a line, it makes it wait: the part gives up its place meanwhile.
 //! A limit can last for a day, so a tenant with limits on its tokens holds only a few parts of an api at a time; more go
-//! back to the queue and do not stand in other tenants' way.
+//! back to the queue and do not stand in other tenants' way. The lines of a tenant that was taken out wait as well.
 
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ impl Batches {
     pub(super) async fn take_turn(&self, tenant: &TenantName, rows: &[Input], place: &Place) -> Result<Taken, Failure> {
         loop {
             place.take().await;
-            let caller = self.tenants.as_ref().map_or_else(Caller::default, |tenants| tenants.caller(tenant));
-            match caller.charge(rows) {
+            let caller = self.tenants.as_ref().map_or_else(|| Ok(Caller::default()), |tenants| tenants.caller(tenant));
+            match caller.and_then(|caller| caller.charge(rows)) {
                 Ok(charge) => return Ok(Taken(Some(charge))),
                 Err(error) => {
                     let wait = wait_for(&error).ok_or(error)?;

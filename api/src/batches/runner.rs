@@ -12,8 +12,7 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::{AckKind, Message};
 use forebay_shared::codec::{self, Wire};
 use forebay_shared::shutdown::Shutdown;
-use forebay_shared::streams::{Queue, work_consumer};
-use forebay_shared::subjects;
+use forebay_shared::streams::{Durable, Queue};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -50,13 +49,8 @@ impl Batches {
     /// The queue cannot be opened.
     pub async fn work(self: Arc<Self>, shutdown: Shutdown) -> anyhow::Result<()> {
         let stream = self.stores.queue(Queue::Parts).await?;
-        let consumer = async |name: &str, filter: &str| {
-            // Never given up by the broker: that a part ends too many processes is decided here, with an answer.
-            let config = pull::Config { max_deliver: -1, ..work_consumer(name, filter.to_owned(), self.stores.args()) };
-            self.stores.consumer(&stream, format!("{}/{name}", Queue::Parts.name()), config).await
-        };
-        let parts = consumer("run", subjects::BATCH_PARTS).await?;
-        let steps = consumer("step", subjects::BATCH_STEPS).await?;
+        let parts = self.stores.consumer(&stream, &Durable::BatchParts).await?;
+        let steps = self.stores.consumer(&stream, &Durable::BatchSteps).await?;
         let (places, held) = (Arc::new(Semaphore::new(PARTS_AT_ONCE)), Arc::new(Semaphore::new(PARTS_HELD)));
         let on_part = |message: Message, mut permits: Permits| {
             let (batches, shutdown) = (Arc::clone(&self), shutdown.clone());

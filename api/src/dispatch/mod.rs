@@ -2,9 +2,9 @@
 //!
 //! A request is taken apart into rows; each row is a job. Jobs of one model and lane that are ready at the same moment
 //! travel together (`publisher`); their answers are matched by id (`pending`) and put together in order (`gather`).
-//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nothing is
-//! accepted while the broker is away or no worker is there, and nothing that could not be answered in time. What more wants
-//! to go out than workers can take soon is held back and leaves in a fair order (`fair`).
+//! Admission is bounded here (`admission`): what is waiting in this process never exceeds `max_in_flight_jobs`, nor its
+//! answers `max_answer_bytes`; nothing is accepted while the broker is away or no worker is there, and nothing that could not
+//! be answered in time. What more wants to go out than workers can take soon is held back and leaves in a fair order (`fair`).
 //!
 //! The future of [`Dispatch::submit`] owns its jobs: dropping it (client gone, deadline) withdraws them, so that workers
 //! are told (`cancel`) and a redelivery of their message is answered "cancelled" and not run again.
@@ -16,14 +16,15 @@ mod estimate;
 mod fair;
 mod gather;
 mod meter;
+mod past;
 mod pending;
 mod publisher;
 mod rate;
 pub mod replies;
 mod share;
+mod unacknowledged;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_shared::async_jobs::lone_row;
@@ -41,14 +42,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::registry::Registry;
-pub use admission::Admission;
-use admission::InFlight;
+use admission::Room;
+pub use admission::{Admission, InFlight};
 use cancel::Canceller;
 use fair::flow::Flow;
 use gather::Gather;
+use past::Past;
 use pending::{Pending, Withdrawal};
 use rate::DrainRate;
-use share::Shares;
 
 /// One request's work: rows for one model.
 #[derive(Debug)]
@@ -96,10 +97,12 @@ struct Shared {
     metrics: Arc<ApiMetrics>,
     pending: Mutex<Pending>,
     canceller: Canceller,
-    in_flight: AtomicUsize,
+    in_flight: Room,
+    /// Work that waits for an answer here and is done wherever it is taken from its queue.
+    elsewhere: Room,
     admission: Admission,
-    shares: Mutex<Shares>,
     drained: Mutex<DrainRate>,
+    past: Past,
 }
 
 /// A job on its way to a publisher.
@@ -138,12 +141,26 @@ impl Dispatch {
             metrics,
             pending: Mutex::default(),
             canceller,
-            in_flight: AtomicUsize::new(0),
+            in_flight: Room::default(),
+            elsewhere: Room::default(),
             admission,
-            shares: Mutex::default(),
             drained: Mutex::new(DrainRate::new(Instant::now())),
+            past: Past::default(),
         });
         Self { shared, registry, lanes: RwLock::default() }
+    }
+
+    /// For queues that end with the broker's process: what was stored before the connection was lost is no longer
+    /// acknowledged, see [`past`].
+    pub fn distrust_the_past(&self) {
+        let shared = Arc::clone(&self.shared);
+        shared.past.distrust();
+        tokio::spawn(async move {
+            let mut epochs = shared.replies.epochs();
+            while epochs.changed().await.is_ok() {
+                shared.past.cut(shared.clock.now_us());
+            }
+        });
     }
 
     /// Broker reachable for publishing and for answers, and the model table read.
@@ -158,19 +175,10 @@ impl Dispatch {
     /// [`JobError::DeadlineUnreachable`] before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
         let Submission { model, tenant, lane, task, rows, fixed, deadline, trace } = submission;
-        self.check_reachable(&model)?;
-        let max = self.shared.admission.max_in_flight;
-        if rows.len() > max {
-            return Err(JobError::TooManyInputs { got: rows.len(), max });
-        }
-        let in_flight = InFlight::admit(&self.shared, &tenant, rows.len())
-            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Jobs))?;
         let now = Instant::now();
+        let (in_flight, queue) =
+            self.admit(&self.shared.in_flight, &model, &tenant, lane, &task, &rows, deadline, now)?;
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
-        let queue = self.lane(&model, lane);
-        self.shared
-            .check_deadline(&queue.flow, &tenant, &rows, deadline, now)
-            .inspect_err(|_| self.shared.refused(&model.name, Refusal::Deadline))?;
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
         let ids = Vec::with_capacity(rows.len());
         let mut waiting = Waiting { shared: &self.shared, queue: &queue, token: &model.token, deadline, ids };
@@ -250,13 +258,13 @@ impl Dispatch {
 
     /// Jobs accepted and not yet answered.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Relaxed)
+        self.shared.in_flight.rows()
     }
 }
 
 impl Shared {
     fn overloaded(&self) -> JobError {
-        let jobs = self.in_flight.load(Ordering::Relaxed);
+        let jobs = self.in_flight.rows();
         let wait = self.drained.lock().time_to_drain(jobs, Instant::now());
         JobError::Overloaded { retry_after_ms: wait.as_millis() as u64 }
     }
@@ -272,6 +280,9 @@ impl Shared {
     /// Acknowledges bundles whose last job is gone.
     async fn acknowledge(&self, acks: Vec<String>) {
         for ack in acks {
+            if !self.past.may_acknowledge(&ack, self.replies.is_up()) {
+                continue;
+            }
             // If this is lost the bundle is delivered again, the worker asks, and is told that it is done.
             let _lost = self.replies.client.publish(ack, bytes::Bytes::from_static(b"+ACK")).await;
         }

@@ -57,6 +57,8 @@ struct OpenBundle {
 pub(crate) struct Settled {
     /// Acknowledge the message here: nobody waits for any of its jobs any more.
     pub ack: Option<String>,
+    /// And these: the last of their jobs were answered by an earlier message.
+    pub more_acks: Vec<String>,
     /// Replies to jobs that nobody waits for: answered before, expired or cancelled.
     pub unknown: u64,
     /// Those of them that say that a job was not run: no work was done in vain.
@@ -93,7 +95,7 @@ impl Pending {
             // The same job submitted anew while it was still out: the earlier submission has no claim to it any more.
             match self.jobs.insert(id, Entry { gather, index, bundle: number }) {
                 Some(earlier) if earlier.bundle != number => {
-                    self.leave(earlier.bundle, false);
+                    let _not_acknowledged = self.leave(earlier.bundle, false);
                     earlier.gather.fill(earlier.index, Err(JobError::Internal));
                     remaining += 1;
                 }
@@ -124,7 +126,8 @@ impl Pending {
             if self.jobs.get(&reply.id).is_some_and(meant)
                 && let Some(entry) = self.jobs.remove(&reply.id)
             {
-                self.leave(entry.bundle, !not_run);
+                let released = self.leave(entry.bundle, !not_run);
+                settled.more_acks.extend(released.filter(|_| entry.bundle != group.bundle));
                 entry.gather.fill(entry.index, reply.outcome);
             } else {
                 settled.unknown += 1;
@@ -132,11 +135,8 @@ impl Pending {
             }
         }
         match self.bundles.get_mut(&group.bundle) {
-            Some(open) if open.remaining > 0 => open.ack = Some(group.ack),
-            _ => {
-                self.bundles.remove(&group.bundle);
-                settled.ack = Some(group.ack);
-            }
+            Some(open) => open.ack = Some(group.ack),
+            None => settled.ack = Some(group.ack),
         }
         settled
     }
@@ -148,11 +148,7 @@ impl Pending {
             let Some(entry) = self.jobs.remove(id) else { continue };
             self.remember(*id);
             withdrawal.jobs.push((entry.bundle, *id));
-            if self.leave(entry.bundle, false)
-                && let Some(ack) = self.bundles.remove(&entry.bundle).and_then(|open| open.ack)
-            {
-                withdrawal.acks.push(ack);
-            }
+            withdrawal.acks.extend(self.leave(entry.bundle, false));
         }
         withdrawal
     }
@@ -199,16 +195,16 @@ impl Pending {
         }
     }
 
-    /// One job of the bundle is gone; true when it was the last.
-    fn leave(&mut self, bundle: u64, answered: bool) -> bool {
-        match self.bundles.get_mut(&bundle) {
-            Some(open) => {
-                open.flow.returned(open.cost, answered);
-                open.remaining = open.remaining.saturating_sub(1);
-                open.remaining == 0
-            }
-            None => false,
+    /// One job of the bundle is gone, and with the last the bundle; returns where to acknowledge it then, if a worker has said
+    /// so.
+    fn leave(&mut self, bundle: u64, answered: bool) -> Option<String> {
+        let open = self.bundles.get_mut(&bundle)?;
+        open.flow.returned(open.cost, answered);
+        open.remaining = open.remaining.saturating_sub(1);
+        if open.remaining > 0 {
+            return None;
         }
+        self.bundles.remove(&bundle)?.ack
     }
 
     #[cfg(test)]
@@ -218,6 +214,7 @@ impl Pending {
             *counted.entry(entry.bundle).or_default() += 1;
         }
         for (number, open) in &self.bundles {
+            assert_ne!(open.remaining, 0, "bundle {number} is kept for nothing");
             assert_eq!(open.remaining, counted.remove(number).unwrap_or(0), "bundle {number}");
         }
         assert!(counted.is_empty(), "jobs without a bundle: {counted:?}");

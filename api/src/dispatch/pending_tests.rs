@@ -60,7 +60,7 @@ fn an_answer_that_comes_twice_is_counted_and_acknowledged_again() {
     settle(&mut pending, group(bundle, vec![ok(1)]));
     assert_eq!(
         settle(&mut pending, group(bundle, vec![ok(1)])),
-        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
+        Settled { ack: Some("ack-0".into()), unknown: 1, ..Settled::default() }
     );
 }
 
@@ -81,7 +81,7 @@ fn a_late_answer_to_a_withdrawn_job_acknowledges_its_message() {
     assert!(pending.withdraw(&[id(1)]).acks.is_empty(), "no worker has said where yet");
     assert_eq!(
         settle(&mut pending, group(bundle, vec![ok(1)])),
-        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 0 }
+        Settled { ack: Some("ack-0".into()), unknown: 1, ..Settled::default() }
     );
 }
 
@@ -104,7 +104,7 @@ fn a_worker_that_spared_a_withdrawn_job_frees_its_message_and_is_not_counted_as_
     let reply = Reply { id: id(1), outcome: Err(JobError::Cancelled) };
     assert_eq!(
         settle(&mut pending, group(bundle, vec![reply])),
-        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 1 }
+        Settled { ack: Some("ack-0".into()), unknown: 1, spared: 1, ..Settled::default() }
     );
 }
 
@@ -119,6 +119,19 @@ fn the_cancelled_life_of_a_job_does_not_end_the_one_that_was_submitted_anew() {
     assert_eq!(pending.verdict(&id(1)), Verdict::Wanted);
     settle(&mut pending, group(second, vec![ok(1)]));
     assert!(answers[0].try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn what_an_earlier_message_answers_leaves_nothing_of_the_later_one() {
+    let mut pending = Pending::default();
+    let (first, _answers) = open(&mut pending, &[1]);
+    let (second, mut answers) = open(&mut pending, &[1, 2]);
+    settle(&mut pending, group(second, vec![ok(2)]));
+    let settled = settle(&mut pending, group(first, vec![ok(1)]));
+    assert_eq!((settled.ack.as_deref(), settled.more_acks), (Some("ack-0"), vec!["ack-1".to_owned()]));
+    assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+    assert!(pending.bundles.is_empty());
+    pending.check();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishError};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use forebay_shared::codec;
@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::fair::flow::Flow;
 use super::fair::window::Room;
+use super::unacknowledged::{self, Next};
 use super::{LaneQueue, MAX_RETRY_AFTER, MIN_RETRY_AFTER, Ready, Shared, bundler};
 use crate::peers::{HOLDING_EVERY, Peers};
 use crate::registry::Registry;
@@ -35,8 +36,6 @@ const TURN: usize = 1024;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a window is used before it is looked at again.
 const WINDOW_EVERY: Duration = Duration::from_millis(50);
-/// JetStream's error code when a limit of the stream is reached and it discards new messages.
-const STREAM_FULL: u64 = 10_077;
 
 pub(super) struct Publisher {
     shared: Arc<Shared>,
@@ -266,21 +265,16 @@ impl Publisher {
                 },
                 Err(error) => error,
             };
-            let failure = classify(&error);
-            self.shared.metrics.queue_publish_errors_total.with(&(failure,)).inc();
-            if failure == PublishFault::Full {
-                let overloaded = self.shared.overloaded();
-                return self.fail(&outgoing, &overloaded);
-            }
-            if failure == PublishFault::TooLarge {
-                return self.fail(&outgoing, &JobError::Internal);
-            }
-            if Instant::now() >= give_up {
-                tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
-                self.fail(&outgoing, &JobError::BrokerUnavailable);
-                // It may have been stored all the same.
-                let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
-                return self.shared.canceller.tell(&self.token, outgoing.deadline, jobs);
+            let fault = unacknowledged::fault(&error);
+            self.shared.metrics.queue_publish_errors_total.with(&(fault,)).inc();
+            if let Next::GiveUp { may_be_stored } = unacknowledged::next(fault, attempt, Instant::now() >= give_up) {
+                self.fail(&outgoing, &self.refusal(fault));
+                if may_be_stored {
+                    tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
+                    let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
+                    self.shared.canceller.tell(&self.token, outgoing.deadline, jobs);
+                }
+                return;
             }
             tokio::time::sleep(RETRY_PAUSE).await;
             while !self.shared.publish.is_up() && Instant::now() < give_up {
@@ -294,19 +288,18 @@ impl Publisher {
         }
     }
 
+    /// What the jobs of a bundle are answered with that the broker did not take.
+    fn refusal(&self, fault: PublishFault) -> JobError {
+        match fault {
+            PublishFault::Full => self.shared.overloaded(),
+            PublishFault::TooLarge => JobError::Internal,
+            PublishFault::Timeout | PublishFault::NotConnected | PublishFault::NoStream | PublishFault::Other => {
+                JobError::BrokerUnavailable
+            }
+        }
+    }
+
     fn fail(&self, outgoing: &Outgoing, error: &JobError) {
         self.shared.pending.lock().fail(outgoing.number, &outgoing.ids, error);
-    }
-}
-
-fn classify(error: &PublishError) -> PublishFault {
-    match error.kind() {
-        PublishErrorKind::StreamNotFound => PublishFault::NoStream,
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => PublishFault::Timeout,
-        PublishErrorKind::MaxPayloadExceeded => PublishFault::TooLarge,
-        _ => match std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>()) {
-            Some(cause) if cause.error_code().0 == STREAM_FULL => PublishFault::Full,
-            _ => PublishFault::Other,
-        },
     }
 }

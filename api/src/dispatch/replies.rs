@@ -54,7 +54,7 @@ impl Shared {
                 let settled = pending.settle(group, now);
                 unknown += settled.unknown;
                 spared += settled.spared;
-                acks.extend(settled.ack);
+                acks.extend(settled.ack.into_iter().chain(settled.more_acks));
             }
         }
         self.drained.lock().answered(answered - unknown, now);

@@ -11,19 +11,11 @@ use crate::batches::records::{StoreError, new_id};
 /// The size of an object's chunks.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// Why a piece was not taken.
-#[derive(Debug)]
-pub enum UploadFault {
-    TooLarge,
-    Store(StoreError),
-}
-
 /// An object that is being written. Dropped before it is finished, it is removed again.
 pub struct Upload {
     id: String,
     writer: BufWriter<DuplexStream>,
     bytes: u64,
-    max_bytes: u64,
     stored: oneshot::Receiver<Result<(), StoreError>>,
     keep: oneshot::Sender<()>,
 }
@@ -51,7 +43,7 @@ impl Files {
             }
         });
         let writer = BufWriter::with_capacity(CHUNK_BYTES, writer);
-        Upload { id, writer, bytes: 0, max_bytes: self.max_bytes, stored, keep }
+        Upload { id, writer, bytes: 0, stored, keep }
     }
 
     /// Makes the file that was uploaded.
@@ -80,18 +72,15 @@ impl Files {
 }
 
 impl Upload {
-    /// Takes the next piece.
+    /// Takes the next piece. How large a file may be is for who reads it to say.
     ///
     /// # Errors
-    /// [`UploadFault`]; drop the upload then.
-    pub async fn write(&mut self, piece: Bytes) -> Result<(), UploadFault> {
+    /// The broker does not take it; drop the upload then.
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), StoreError> {
         self.bytes += piece.len() as u64;
-        if self.bytes > self.max_bytes {
-            return Err(UploadFault::TooLarge);
-        }
         match self.writer.write_all(&piece).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(UploadFault::Store(self.why(error).await)),
+            Err(error) => Err(self.why(error).await),
         }
     }
 

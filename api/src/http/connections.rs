@@ -8,7 +8,8 @@
 //!        ▼                    ▼                  └──────────────────────────────────────────────────────────│─────┘
 //!     closing ──next look──▶ cut ◀─────────────────────────────────────────────────────────────────────────┘
 //! ```
-//! Closing lets the request in progress finish; cutting does not. One task looks at all connections once per tick, so
+//! The write time-out is a patience that is used up by waiting for the client and earned back by what it takes: see
+//! [`Pace`]. Closing lets the request in progress finish; cutting does not. One task looks at all connections once per tick, so
 //! that a client which sends its head byte by byte, or never reads its answer, costs no timer per request: a connection
 //! only notes in which tick something happened. A request that is being worked on is never idle: its own deadline
 //! bounds it, and that of its body.
@@ -24,12 +25,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::limits::ConnectionLimits;
+use super::pace::Pace;
 
 /// What a connection has been told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Order {
     Open,
+    /// To serve one more request: the one in progress, or one that may be on its way.
+    LastCall,
+    /// To finish the request in progress, if there is one.
     Close,
     Cut,
 }
@@ -40,7 +45,6 @@ struct Patience {
     tick: Duration,
     head: u32,
     idle: u32,
-    write: u32,
 }
 
 impl Patience {
@@ -49,20 +53,16 @@ impl Patience {
         let shortest = limits.head_timeout.min(limits.idle_timeout).min(limits.write_timeout);
         let tick = (shortest / 10).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let ticks = |time: Duration| u32::try_from(time.as_millis().div_ceil(tick.as_millis())).unwrap_or(u32::MAX / 2);
-        Self {
-            tick,
-            head: ticks(limits.head_timeout),
-            idle: ticks(limits.idle_timeout),
-            write: ticks(limits.write_timeout),
-        }
+        Self { tick, head: ticks(limits.head_timeout), idle: ticks(limits.idle_timeout) }
     }
 }
 
 /// One connection, shared between its task and the table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connection {
     /// The table's count of ticks.
     now: Arc<AtomicU32>,
+    tick: Duration,
     order: AtomicU8,
     waker: AtomicWaker,
     /// A request is between its head and the last byte of its response's body.
@@ -71,10 +71,17 @@ pub struct Connection {
     head: AtomicBool,
     /// The tick in which the present phase began.
     since: AtomicU32,
-    /// The tick since which the client has taken nothing of what is to be written, plus one; 0 while it takes.
-    stalled: AtomicU32,
+    taking: Mutex<Taking>,
     /// A request was answered although its client still had to send some of its body.
     unread: AtomicBool,
+}
+
+/// How the client takes what is written to it.
+#[derive(Debug)]
+struct Taking {
+    pace: Pace,
+    /// The tick since which there is something that it does not take.
+    stalled: Option<u32>,
 }
 
 /// A request on a connection; ends when dropped.
@@ -86,9 +93,19 @@ impl Connection {
         self.waker.register(waker);
         match self.order.load(Ordering::Acquire) {
             0 => Order::Open,
-            1 => Order::Close,
+            1 => Order::LastCall,
+            2 => Order::Close,
             _ => Order::Cut,
         }
+    }
+
+    /// Whether no request follows the one in progress.
+    pub fn is_ending(&self) -> bool {
+        self.order.load(Ordering::Relaxed) != Order::Open as u8
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
     }
 
     pub fn begin_request(self: &Arc<Self>) -> Busy {
@@ -105,8 +122,13 @@ impl Connection {
     }
 
     /// The client took some of its answer.
-    pub fn sent(&self) {
-        self.stalled.store(0, Ordering::Relaxed);
+    pub fn sent(&self, bytes: usize) {
+        let mut taking = self.taking.lock();
+        if let Some(since) = taking.stalled.take() {
+            taking.pace.waited(self.time_since(since));
+        }
+        taking.pace.moved(bytes as u64);
+        drop(taking);
         if !self.head.load(Ordering::Relaxed) {
             self.since.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
         }
@@ -114,8 +136,11 @@ impl Connection {
 
     /// There is something to write, but the client does not take it.
     pub fn cannot_send(&self) {
-        let now = self.now.load(Ordering::Relaxed).wrapping_add(1);
-        let _stalled_already = self.stalled.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        self.taking.lock().stalled.get_or_insert(self.now.load(Ordering::Relaxed));
+    }
+
+    fn time_since(&self, tick: u32) -> Duration {
+        self.tick * self.now.load(Ordering::Relaxed).wrapping_sub(tick)
     }
 
     /// The body of a request was dropped before its end.
@@ -137,11 +162,15 @@ impl Connection {
     fn look(&self, patience: &Patience) {
         let now = self.now.load(Ordering::Relaxed);
         let since = |tick: u32| now.wrapping_sub(tick);
-        let stalled = self.stalled.load(Ordering::Relaxed);
-        if stalled != 0 && since(stalled.wrapping_sub(1)) > patience.write {
-            return self.tell(Order::Cut);
+        let taking = self.taking.lock();
+        if let Some(stalled) = taking.stalled {
+            if self.time_since(stalled) > taking.pace.left() {
+                self.tell(Order::Cut);
+            }
+            return;
         }
-        if self.busy.load(Ordering::Relaxed) || stalled != 0 {
+        drop(taking);
+        if self.busy.load(Ordering::Relaxed) {
             return;
         }
         let lasts = since(self.since.load(Ordering::Relaxed));
@@ -168,6 +197,7 @@ impl Drop for Busy {
 pub struct Connections {
     now: Arc<AtomicU32>,
     patience: Patience,
+    pace: Pace,
     open: Mutex<HashMap<u64, Arc<Connection>>>,
     /// Told whenever the table becomes empty.
     emptied: Notify,
@@ -198,8 +228,8 @@ impl Drop for Entry {
 
 impl Connections {
     pub fn new(limits: &ConnectionLimits) -> Self {
-        let (now, patience) = (Arc::default(), Patience::new(limits));
-        Self { now, patience, open: Mutex::default(), emptied: Notify::new() }
+        let (now, patience, pace) = (Arc::default(), Patience::new(limits), Pace::new(limits.write_timeout));
+        Self { now, patience, pace, open: Mutex::default(), emptied: Notify::new() }
     }
 
     /// Time between two calls of [`Self::look`].
@@ -209,9 +239,17 @@ impl Connections {
 
     /// `number` is new for every connection of this table.
     pub fn enter(self: &Arc<Self>, number: u64) -> Entry {
-        let now = Arc::clone(&self.now);
-        let connection =
-            Arc::new(Connection { since: AtomicU32::new(now.load(Ordering::Relaxed)), now, ..Connection::default() });
+        let connection = Arc::new(Connection {
+            now: Arc::clone(&self.now),
+            tick: self.patience.tick,
+            order: AtomicU8::default(),
+            waker: AtomicWaker::new(),
+            busy: AtomicBool::default(),
+            head: AtomicBool::default(),
+            since: AtomicU32::new(self.now.load(Ordering::Relaxed)),
+            taking: Mutex::new(Taking { pace: self.pace, stalled: None }),
+            unread: AtomicBool::default(),
+        });
         self.open.lock().insert(number, Arc::clone(&connection));
         Entry { number, connection, table: Arc::clone(self) }
     }
@@ -244,95 +282,5 @@ impl Connections {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// Ticks of 10 ms: 10 for a head, 20 for an idle connection, 30 for a client that takes nothing.
-    fn table() -> Arc<Connections> {
-        let limits = ConnectionLimits {
-            head_timeout: 100 * MS,
-            idle_timeout: 200 * MS,
-            write_timeout: 300 * MS,
-            ..ConnectionLimits::default()
-        };
-        Arc::new(Connections::new(&limits))
-    }
-
-    fn after(connections: &Connections, ticks: u32, entry: &Entry) -> Order {
-        (0..ticks).for_each(|_| connections.look());
-        entry.connection().order(Waker::noop())
-    }
-
-    #[test]
-    fn an_idle_connection_is_closed_and_then_cut() {
-        let connections = table();
-        let entry = connections.enter(1);
-        assert_eq!(after(&connections, 20, &entry), Order::Open);
-        assert_eq!(after(&connections, 1, &entry), Order::Close);
-        assert_eq!(after(&connections, 1, &entry), Order::Cut);
-    }
-
-    #[test]
-    fn a_head_that_arrives_byte_by_byte_is_cut_by_the_time_of_its_first_byte() {
-        let connections = table();
-        let entry = connections.enter(1);
-        assert_eq!(after(&connections, 15, &entry), Order::Open);
-        for _ in 0..10 {
-            entry.connection().received();
-            assert_eq!(after(&connections, 1, &entry), Order::Open);
-        }
-        entry.connection().received();
-        assert_eq!(after(&connections, 1, &entry), Order::Cut);
-    }
-
-    #[test]
-    fn a_connection_with_a_request_in_progress_is_never_idle() {
-        let connections = table();
-        let entry = connections.enter(1);
-        entry.connection().received();
-        let busy = entry.connection().begin_request();
-        assert_eq!(after(&connections, 1_000, &entry), Order::Open);
-        drop(busy);
-        assert_eq!(after(&connections, 20, &entry), Order::Open, "it was busy until now");
-        assert_eq!(after(&connections, 1, &entry), Order::Close);
-    }
-
-    #[test]
-    fn a_client_that_takes_nothing_of_its_answer_is_cut_and_one_that_takes_it_slowly_is_not() {
-        let connections = table();
-        let (never, slowly) = (connections.enter(1), connections.enter(2));
-        let _busy = slowly.connection().begin_request();
-        let _busy = never.connection().begin_request();
-        never.connection().cannot_send();
-        for _ in 0..5 {
-            slowly.connection().cannot_send();
-            assert_eq!(after(&connections, 29, &slowly), Order::Open);
-            slowly.connection().sent();
-        }
-        assert_eq!(after(&connections, 0, &never), Order::Cut);
-    }
-
-    #[test]
-    fn requests_keep_a_connection_open() {
-        let connections = table();
-        let entry = connections.enter(1);
-        for _ in 0..5 {
-            assert_eq!(after(&connections, 15, &entry), Order::Open);
-            drop(entry.connection().begin_request());
-        }
-    }
-
-    #[tokio::test]
-    async fn the_table_is_empty_once_the_last_entry_is_dropped() {
-        let connections = table();
-        let (first, second) = (connections.enter(1), connections.enter(2));
-        assert_eq!(connections.count(), 2);
-        drop(first);
-        let mut emptied = Box::pin(connections.emptied());
-        assert!(futures::poll!(&mut emptied).is_pending());
-        drop(second);
-        emptied.await;
-    }
-}
+#[path = "connections_tests.rs"]
+mod tests;

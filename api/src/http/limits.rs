@@ -23,7 +23,7 @@ pub struct ConnectionLimits {
     /// A connection without a request is closed after this time; longer than load balancers keep theirs.
     #[arg(long, env = "FOREBAY_IDLE_TIMEOUT", default_value = "75s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub idle_timeout: Duration,
-    /// A connection is closed when its client takes nothing of its answer for this long.
+    /// A connection is closed when its client takes nothing of its answer for this long, or has lost as much time by taking less than 1 KiB per second.
     #[arg(long, env = "FOREBAY_WRITE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub write_timeout: Duration,
 }

@@ -1,11 +1,13 @@
 //! Sockets: accept, serve HTTP/1.1, drain.
 //!
 //! Hyper is driven directly instead of through `axum::serve`, for what the latter does not offer: a bound on idle and
-//! slow connections (`Connections`), on their number, and on the drain, and no timer per request. Shutdown in order: stop accepting, let requests in
-//! progress finish (answers say `connection: close`), cut what is left after the grace period.
+//! slow connections (`Connections`), on their number, and on the drain, and no timer per request. Shutdown in order: accept
+//! who has connected already and nobody else, wait a moment for requests that are on their way, let those in progress
+//! finish (answers say `connection: close`), cut what is left after the grace period. A request that was sent before the
+//! shutdown is answered, wherever it was then: in the listener's queue, in a socket, or in our hands.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use forebay_shared::settings::SettingsError;
 use forebay_shared::shutdown::Shutdown;
 use hyper::body::Incoming;
@@ -31,6 +35,11 @@ use super::limits::ConnectionLimits;
 use super::socket::{AnswerBody, RequestBody, Watched, linger};
 use super::{AppState, Backend, metrics_router, router};
 
+/// How long a connection without a request is kept at shutdown: its client may have sent one before it could know.
+const LAST_CALL: Duration = Duration::from_millis(500);
+/// Most connections taken from the listener's queue at shutdown. More than it holds, but not endlessly many: clients may
+/// connect as fast as they are accepted.
+const MAX_BACKLOG: usize = 4_096;
 /// How long cut connections get to disappear.
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: usually there are no file descriptors left.
@@ -101,21 +110,21 @@ async fn serve_router(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut fired = pin!(shutdown.fired());
     let mut number = 0;
+    let mut admit = |stream: TcpStream, peer: SocketAddr| {
+        if connections.count() < limits.max_connections {
+            number += 1;
+            tokio::spawn(connection(stream, peer, router.clone(), connections.enter(number), limits));
+        } else if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+            tokio::spawn(async move {
+                let _too_slow = tokio::time::timeout(REFUSAL_TIME, refuse(stream)).await;
+                drop(permit);
+            });
+        }
+    };
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.count() >= limits.max_connections => {
-                    if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                        tokio::spawn(async move {
-                            let _too_slow = tokio::time::timeout(REFUSAL_TIME, refuse(stream)).await;
-                            drop(permit);
-                        });
-                    }
-                }
-                Ok((stream, peer)) => {
-                    number += 1;
-                    tokio::spawn(connection(stream, peer, router.clone(), connections.enter(number), limits));
-                }
+                Ok((stream, peer)) => admit(stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection; are there too many open files?");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -125,14 +134,37 @@ async fn serve_router(
             () = &mut fired => break,
         }
     }
-    drop(listener);
+    if let Err(error) = finish(listener, admit) {
+        tracing::warn!(%error, "cannot accept all who connected before the shutdown");
+    }
     drain(&connections, grace).await;
 }
 
-/// Phase by phase: finish, cut, give up.
+/// Admits those who have connected and were not accepted, and ends the listener. One that is simply dropped resets them,
+/// whatever they have sent.
+fn finish(listener: TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) -> io::Result<()> {
+    // Asks the system itself: the runtime learns a little later that somebody has connected.
+    let listener = listener.into_std()?;
+    for _ in 0..MAX_BACKLOG {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                admit(TcpStream::from_std(stream)?, peer);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Phase by phase: hear, finish, cut, give up.
 async fn drain(connections: &Connections, grace: Duration) {
+    connections.tell_all(Order::LastCall);
+    let _some_say_nothing = tokio::time::timeout(LAST_CALL.min(grace), connections.emptied()).await;
     connections.tell_all(Order::Close);
-    if tokio::time::timeout(grace, connections.emptied()).await.is_err() {
+    if tokio::time::timeout(grace.saturating_sub(LAST_CALL), connections.emptied()).await.is_err() {
         tracing::warn!(connections = connections.count(), ?grace, "cutting requests that did not finish in time");
         connections.tell_all(Order::Cut);
         let _given_up = tokio::time::timeout(CUT_TIME, connections.emptied()).await;
@@ -171,7 +203,10 @@ async fn serve_http(
         let mut router = router.clone();
         async move {
             let request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(shared))));
-            let Ok(response) = router.call(request).await;
+            let Ok(mut response) = router.call(request).await;
+            if shared.is_ending() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, busy)))
         }
     });
@@ -185,18 +220,19 @@ async fn serve_http(
     let mut closing = false;
     let mut cut = false;
     let served = std::future::poll_fn(|cx| {
-        match shared.order(cx.waker()) {
-            Order::Open => {}
-            Order::Close if closing => {}
-            Order::Close => {
-                closing = true;
-                http.as_mut().graceful_shutdown();
-            }
-            Order::Cut => {
-                cut = true;
-                return Poll::Ready(Ok(()));
-            }
+        let order = shared.order(cx.waker());
+        if order == Order::Cut {
+            cut = true;
+            return Poll::Ready(Ok(()));
         }
+        // Reads what has arrived before it closes: HTTP ends a connection without a request at once.
+        let ended = http.as_mut().poll(cx);
+        let close = order == Order::Close || (order == Order::LastCall && shared.is_busy());
+        if ended.is_ready() || closing || !close {
+            return ended;
+        }
+        closing = true;
+        http.as_mut().graceful_shutdown();
         http.as_mut().poll(cx)
     });
     if let Err(error) = served.await {
@@ -212,3 +248,7 @@ mod tests;
 #[cfg(test)]
 #[path = "edge_tests.rs"]
 mod edge_tests;
+
+#[cfg(test)]
+#[path = "drain_tests.rs"]
+mod drain_tests;

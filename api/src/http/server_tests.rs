@@ -11,8 +11,8 @@ pub(super) const SECONDS: Duration = Duration::from_secs(1);
 
 pub(super) struct Server {
     pub(super) addr: SocketAddr,
-    trigger: Trigger,
-    task: JoinHandle<anyhow::Result<()>>,
+    pub(super) trigger: Trigger,
+    pub(super) task: JoinHandle<anyhow::Result<()>>,
 }
 
 async fn start(fleet: FakeFleet, grace: Duration) -> Server {

@@ -33,7 +33,7 @@ impl<'a> Watched<'a> {
 
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(_) => self.connection.sent(),
+            Poll::Ready(count) => self.connection.sent(count.as_ref().copied().unwrap_or_default()),
             Poll::Pending => self.connection.cannot_send(),
         }
         written

@@ -61,7 +61,8 @@ impl Prepared {
 
 impl Jobs {
     /// # Errors
-    /// [`Failure::TooLargeForQueue`] if one message cannot carry the input.
+    /// [`Failure::TooLargeForQueue`] if one message cannot carry the input; [`Failure::RateLimited`] if its tenant has as many
+    /// jobs waiting as it may.
     pub fn prepare(&self, draft: Draft) -> Result<Prepared, Failure> {
         let now_us = self.clock.now_us();
         let deadline_us = now_us + draft.timeout.min(self.longest_timeout()).as_micros() as u64;
@@ -99,7 +100,29 @@ impl Jobs {
         if payload.len() > max {
             return Err(Failure::TooLargeForQueue { got: payload.len(), max });
         }
+        (record.bytes, record.express) = (payload.len() as u64, express);
+        // What a client waits for is bounded where it waits, and must not be refused for what it left for later.
+        if !express {
+            self.check_share(&record)?;
+        }
         Ok(Prepared { record, subject, payload })
+    }
+
+    /// One tenant must not fill the queue for all. Other apis' jobs are known a moment later: a bound, not a count.
+    fn check_share(&self, record: &Record) -> Result<(), Failure> {
+        if record.tenant.as_str() == TenantName::DEFAULT {
+            return Ok(());
+        }
+        let load = self.board.index.lock().load_of(&record.tenant);
+        let over = |limit: String| Failure::RateLimited { limit, retry_after_ms: RETRY_AFTER_MS };
+        let (jobs, bytes) = (self.args.tenant_max_waiting_jobs, self.args.tenant_max_waiting_bytes);
+        if load.jobs >= jobs {
+            return Err(over(format!("{jobs} asynchronous jobs that have not ended")));
+        }
+        if load.bytes + record.bytes > bytes {
+            return Err(over(format!("{bytes} bytes of asynchronous jobs that have not ended")));
+        }
+        Ok(())
     }
 
     /// Writes both; once this returns the job reaches an end whatever dies.

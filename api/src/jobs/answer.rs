@@ -99,6 +99,25 @@ impl Jobs {
         }
     }
 
+    /// Makes the call of a job's webhook again, with all its tries.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`] if it has none, has not ended, or is being called; [`Failure::NotFound`].
+    pub async fn call_again(&self, record: &Record) -> Result<Record, Failure> {
+        if record.webhook.is_none() {
+            return Err(Failure::Conflict("this job has no webhook".to_owned()));
+        }
+        match self.records.change(&JobKey::new(&record.tenant, &record.id), &Event::CallAgain, self.now_ms()).await {
+            Ok(record) => Ok(record),
+            Err(ChangeError::NotFound) => Err(Failure::NotFound { kind: "job", id: record.id.to_string() }),
+            Err(ChangeError::Refused(..)) => {
+                let why = "the job has not ended, or its webhook is being called: there is nothing to call again yet";
+                Err(Failure::Conflict(why.to_owned()))
+            }
+            Err(ChangeError::Store(error)) => Err(unavailable(&error).into()),
+        }
+    }
+
     /// Writes a result down where its size says. `name` is its own if it needs one.
     ///
     /// # Errors

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_shared::async_jobs::{
-    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, StoreError, envelope_object,
-    row_id,
+    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, State, StoreError,
+    envelope_object, row_id,
 };
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::error::JobError;
@@ -65,7 +65,9 @@ pub fn read(payload: &[u8]) -> Result<Envelope, Verdict> {
 }
 
 impl Jobs {
-    pub(super) async fn attempt(&self, envelope: Envelope) -> Verdict {
+    /// `express`: a client waits for it, and wants to hear at once what cannot be done in time; its request gives back what was
+    /// charged for it if nothing comes of it.
+    pub(super) async fn attempt(&self, envelope: Envelope, express: bool) -> Verdict {
         let key = JobKey::new(&envelope.tenant, &envelope.job);
         let changes = self.board.subscribe(&key);
         let record = match self.records.get(&key).await {
@@ -82,7 +84,7 @@ impl Jobs {
             return if now_us >= envelope.deadline_us { Verdict::Ended } else { NOT_YET };
         }
         if now_us >= envelope.deadline_us {
-            return self.settle(&key, &Event::Expire).await;
+            return self.settle(&key, &envelope, express, &Event::Expire).await;
         }
         let attempt = match self.records.change(&key, &Event::Start { generation }, now_us / 1_000).await {
             Ok(record) => record.attempts,
@@ -93,22 +95,23 @@ impl Jobs {
         if attempt > MAX_ATTEMPTS {
             tracing::error!(job = %envelope.job, attempt, "a job was begun too often and is given up");
             let ending = Ending::Failed(JobError::Internal);
-            return self.settle(&key, &Event::Finish { generation, ending }).await;
+            return self.settle(&key, &envelope, express, &Event::Finish { generation, ending }).await;
         }
         tokio::select! {
-            outcome = self.run(&envelope) => self.finish(&key, &envelope, attempt, outcome).await,
+            outcome = self.run(&envelope, express) => self.finish(&key, &envelope, express, attempt, outcome).await,
             () = ended_elsewhere(changes, generation), if !Bug::NoDuplicateSuppression.is_planted() => Verdict::Ended,
         }
     }
 
     /// Submits until it is answered, waiting while there is no capacity. A repeat is the same jobs.
-    async fn run(&self, envelope: &Envelope) -> Result<Vec<Output>, JobError> {
+    async fn run(&self, envelope: &Envelope, express: bool) -> Result<Vec<Output>, JobError> {
         let deadline = self.clock.instant(envelope.deadline_us);
         let ids = (0..envelope.rows.len()).map(|row| row_id(&envelope.job, row, envelope.generation)).collect();
         let fixed = FixedIds { jobs: ids, generation: envelope.generation };
         let mut patience = FIRST_PATIENCE;
         loop {
             let model = self.registry.find_token(&envelope.token);
+            let until = deadline.min(Instant::now() + patience);
             let error = match model {
                 None => JobError::NoWorker { model: envelope.model.to_string() },
                 Some(model) => {
@@ -119,7 +122,7 @@ impl Jobs {
                         task: envelope.task.clone(),
                         rows: envelope.rows.clone(),
                         fixed: Some(fixed.clone()),
-                        deadline: deadline.min(Instant::now() + patience),
+                        deadline: until,
                         trace: envelope.trace.unwrap_or_else(TraceContext::root),
                     };
                     match Box::pin(self.dispatch.submit(submission)).await {
@@ -127,6 +130,10 @@ impl Jobs {
                         Err(JobError::DeadlineExceeded) if Instant::now() < deadline => {
                             patience *= 2;
                             continue;
+                        }
+                        // It would hold the credit of others who wait until its deadline.
+                        Err(error @ JobError::DeadlineUnreachable { .. }) if express && until == deadline => {
+                            return Err(error);
                         }
                         Err(error) => error,
                     }
@@ -145,6 +152,7 @@ impl Jobs {
         &self,
         key: &JobKey,
         envelope: &Envelope,
+        express: bool,
         attempt: u32,
         outcome: Result<Vec<Output>, JobError>,
     ) -> Verdict {
@@ -168,7 +176,7 @@ impl Jobs {
                     },
                 }
             },
-            Err(JobError::DeadlineExceeded) => return self.settle(key, &Event::Expire).await,
+            Err(JobError::DeadlineExceeded) => return self.settle(key, envelope, express, &Event::Expire).await,
             Err(error @ JobError::DeadLettered { .. }) => {
                 // Kept, so that it can be begun anew: its message leaves the queue.
                 let Ok(bytes) = codec::encode(envelope) else { return UNREADABLE };
@@ -190,7 +198,9 @@ impl Jobs {
         };
         match changed {
             Ok(record) => {
-                self.count(&record, outcome.as_deref().unwrap_or_default());
+                let outputs = outcome.as_deref().unwrap_or_default();
+                self.count(&record, outputs);
+                self.correct_charge(envelope, express, &record, outputs);
                 Verdict::Ended
             }
             Err(ChangeError::Store(_)) => STORE_DOWN,
@@ -236,12 +246,33 @@ impl Jobs {
         }
     }
 
-    async fn settle(&self, key: &JobKey, event: &Event) -> Verdict {
+    async fn settle(&self, key: &JobKey, envelope: &Envelope, express: bool, event: &Event) -> Verdict {
         match self.records.change(key, event, self.now_ms()).await {
             Err(ChangeError::Store(_)) => STORE_DOWN,
             // By the record it is not over: our clock is early, or the record is not seen as it is.
             Err(ChangeError::Refused(Refused::NotNow(_), _)) => NOT_YET,
-            Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => Verdict::Ended,
+            Ok(record) => {
+                self.correct_charge(envelope, express, &record, &[]);
+                Verdict::Ended
+            }
+            Err(ChangeError::NotFound | ChangeError::Refused(..)) => Verdict::Ended,
+        }
+    }
+
+    /// The tenant was charged an estimate when the job was accepted: now what it used, or nothing if it failed. Once, by who
+    /// ended the job. A job that was begun anew after it had been given up was given back then, and has not been charged
+    /// since.
+    fn correct_charge(&self, envelope: &Envelope, express: bool, record: &Record, outputs: &[Output]) {
+        let Some(tenants) = &self.tenants else { return };
+        let (rows, accepted_ms) = match envelope.generation {
+            0 => (envelope.rows.as_slice(), record.created_ms),
+            _ => (&[][..], self.now_ms()),
+        };
+        let charge = tenants.charged(&envelope.tenant, rows, accepted_ms);
+        if record.state == State::Done {
+            charge.settle(outputs);
+        } else if !express {
+            charge.refund();
         }
     }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::kv;
-use forebay_shared::async_jobs::{JobKey, Record, Records};
+use forebay_shared::async_jobs::{JobKey, Record, Records, State};
 use forebay_shared::clock::BrokerClock;
+use forebay_shared::ids::{ModelToken, TenantName};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::index::Index;
 
@@ -25,13 +26,26 @@ pub type Changes = watch::Receiver<Option<Arc<Record>>>;
 pub struct Board {
     pub index: Mutex<Index>,
     watched: Mutex<FxHashMap<String, watch::Sender<Option<Arc<Record>>>>>,
+    /// Who takes a tenant's jobs for a model, to be woken when there is one.
+    takers: Mutex<FxHashMap<(ModelToken, TenantName), Arc<Notify>>>,
+    /// There is a job that nobody here takes yet.
+    pub unclaimed: Notify,
     clock: BrokerClock,
 }
 
 impl Board {
     pub fn new(clock: BrokerClock, keep: Duration) -> Self {
         let index = Mutex::new(Index::new(keep.as_millis() as u64));
-        Self { index, watched: Mutex::default(), clock }
+        Self { index, watched: Mutex::default(), takers: Mutex::default(), unclaimed: Notify::new(), clock }
+    }
+
+    /// Wakes whoever takes this tenant's jobs when one begins to wait, until [`Self::leave`].
+    pub fn take_for(&self, token: &ModelToken, tenant: &TenantName) -> Arc<Notify> {
+        Arc::clone(self.takers.lock().entry((token.clone(), tenant.clone())).or_default())
+    }
+
+    pub fn leave(&self, token: &ModelToken, tenant: &TenantName) {
+        self.takers.lock().remove(&(token.clone(), tenant.clone()));
     }
 
     /// Follows one job from now on.
@@ -77,6 +91,10 @@ impl Board {
             Err(error) => return tracing::warn!(%error, "a job's record cannot be read"),
         };
         self.index.lock().observe(&record, self.clock.now_us() / 1_000);
+        if record.state == State::Queued && !record.express {
+            let taker = self.takers.lock().get(&(record.token.clone(), record.tenant.clone())).cloned();
+            taker.as_deref().unwrap_or(&self.unclaimed).notify_one();
+        }
         let mut watched = self.watched.lock();
         if let Some(sender) = watched.get(&entry.key)
             && sender.send(Some(Arc::new(record))).is_err()

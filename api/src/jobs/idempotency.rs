@@ -18,7 +18,7 @@ use axum::http::HeaderMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use forebay_shared::async_jobs::{JobKey, Record, State};
+use forebay_shared::async_jobs::{JobKey, Record};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, TenantName, hex};
 use serde::{Deserialize, Serialize};
@@ -132,7 +132,7 @@ pub struct Claimed {
 }
 
 impl Jobs {
-    /// The job of this key: made by `draft` if there is none yet, or if the one that is there ended in a state that
+    /// The job of this key: made by `draft` if there is none yet, or if the one that is there ended in a way that
     /// `again` says is worth nothing.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Jobs {
         &self,
         key: &Key,
         deadline: Instant,
-        again: fn(State) -> bool,
+        again: fn(&Record) -> bool,
         draft: impl FnOnce() -> Result<Prepared, Failure>,
     ) -> Result<Claimed, Failure> {
         let mut draft = Some(draft);
@@ -185,14 +185,14 @@ impl Jobs {
         key: &Key,
         entry: &kv::Entry,
         found: Reservation,
-        again: fn(State) -> bool,
+        again: fn(&Record) -> bool,
     ) -> Result<Option<Claimed>, Failure> {
         let job = JobKey::new(&found.tenant, &found.job);
         let age_ms = self.now_ms().saturating_sub((entry.created.unix_timestamp_nanos() / 1_000_000) as u64);
         let Some(reserved) = found.reserved else {
             let record = self.records.get(&job).await.map_err(|error| unavailable(&error))?;
             return match record {
-                Some((record, _)) if !again(record.state) => Ok(Some(Claimed { job, id: found.job, replayed: true })),
+                Some((record, _)) if !again(&record) => Ok(Some(Claimed { job, id: found.job, replayed: true })),
                 // A replica of the bucket may not have it yet.
                 None if age_ms < UNKNOWN_FOR.as_millis() as u64 => Ok(None),
                 // Nothing came of it, or nothing is known of it any more: the key is free again.

@@ -22,7 +22,7 @@ pub mod view;
 pub mod webhooks;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, kv, object_store};
 use forebay_shared::async_jobs::Records;
@@ -34,8 +34,9 @@ use forebay_shared::model::ModelRecord;
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::streams::{Bucket, Objects, Queue, Stores};
 
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, InFlight};
 use crate::registry::Registry;
+use crate::tenants::Tenants;
 
 pub use accept::{Draft, Prepared};
 pub use board::Changes;
@@ -61,6 +62,8 @@ pub struct Jobs {
     dispatch: Arc<Dispatch>,
     registry: Arc<Registry>,
     metrics: Arc<ApiMetrics>,
+    /// Only where keys are configured.
+    tenants: Option<Arc<Tenants>>,
     fleet_secret: Option<String>,
     args: JobArgs,
     room: room::Room,
@@ -77,6 +80,7 @@ pub struct Parts {
     pub dispatch: Arc<Dispatch>,
     pub registry: Arc<Registry>,
     pub metrics: Arc<ApiMetrics>,
+    pub tenants: Option<Arc<Tenants>>,
     pub args: JobArgs,
     pub shutdown: Shutdown,
 }
@@ -92,7 +96,7 @@ impl Jobs {
     /// # Errors
     /// A store that cannot be opened, or settings that cannot be used.
     pub async fn start(parts: Parts) -> anyhow::Result<(Arc<Self>, Running)> {
-        let Parts { link, stores, clock, dispatch, registry, metrics, args, shutdown } = parts;
+        let Parts { link, stores, clock, dispatch, registry, metrics, tenants, args, shutdown } = parts;
         args.check()?;
         let fleet_secret = args.webhook_secret()?;
         let js = link.jetstream();
@@ -116,6 +120,7 @@ impl Jobs {
             dispatch,
             registry,
             metrics,
+            tenants,
             fleet_secret,
             args,
             room: room::Room::default(),
@@ -151,6 +156,15 @@ impl Jobs {
         }
         self.metrics.admission_refused_total.with(&(model.name.clone(), Refusal::NoWorker)).inc();
         Err(JobError::NoWorker { model: model.name.to_string() })
+    }
+
+    /// Admits a job that a client waits for, before anything of it is written down.
+    ///
+    /// # Errors
+    /// As [`Dispatch::submit`] before anything is published.
+    pub fn admit(&self, draft: &Draft, deadline: Instant) -> Result<InFlight<'_>, JobError> {
+        let Draft { model, tenant, lane, task, rows, .. } = draft;
+        self.dispatch.admit_elsewhere(model, tenant, *lane, task, rows, deadline)
     }
 
     pub fn has_fleet_secret(&self) -> bool {

@@ -1,13 +1,16 @@
 //! Takes envelopes from the queue, as many as the model's workers can use, and sees each through.
 //!
-//! One consumer per model, so that a model whose workers are slow holds up no other, and one more for what synchronous
-//! requests wait for. The credit of a consumer is counted in rows: about two batches of each live worker, divided by the
-//! apis that pull; what exceeds it stays in the queue, where any api can take it. Nothing is pulled for a model that
-//! nobody serves.
+//! Each model has its own consumers, so that one whose workers are slow holds up no other: one for each tenant, who take
+//! turns ([`turns`]), and one for what synchronous requests wait for. Credit is counted in rows: about two batches of each
+//! live worker, divided by the apis that pull; what exceeds it stays in the queue, where any api can take it. Nothing is
+//! pulled for a model that nobody serves.
 //!
 //! A delivery is kept by reporting progress while its attempt runs; it is acknowledged only when its job has ended. An
 //! acknowledgement that comes too late can therefore do no harm, whoever holds the delivery by then.
 
+mod turns;
+
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,15 +20,15 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::jetstream::{AckKind, Message};
 use forebay_shared::async_jobs::Envelope;
-use forebay_shared::ids::{JobId, ModelToken};
-use forebay_shared::streams::{ack_wait, patient_consumer};
-use forebay_shared::subjects;
+use forebay_shared::ids::{JobId, ModelToken, TenantName};
+use forebay_shared::streams::{Durable, ack_wait};
 use futures::StreamExt;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::Jobs;
 use super::attempt::Verdict;
+use turns::Turns;
 
 /// How often the list of models is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,7 +38,7 @@ const PULL: Duration = Duration::from_secs(5);
 const PULL_MESSAGES: usize = 32;
 /// Rows of a batch, for workers that do not say.
 const BATCH_ROWS: usize = 8;
-/// Rows of synchronous requests taken at once by one api: as without a key, the table of jobs in flight is the bound.
+/// Rows of synchronous requests taken at once by one api.
 const EXPRESS_ROWS: usize = 1_024;
 /// Pause after the broker refused something.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -44,10 +47,13 @@ const MISSING_LOOKS: i64 = 3;
 /// How long attempts get to give back what they hold.
 const STOP_TIME: Duration = Duration::from_secs(2);
 
-/// Which of a model's two consumers.
+/// What has a credit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Line {
-    Ordinary,
+    /// Tenants take turns, each at its own consumer.
+    Turns,
+    /// One consumer for all that was accepted by apis which knew no turns: drained, while a fleet is upgraded.
+    Older,
     Express,
 }
 
@@ -61,7 +67,7 @@ pub(super) struct Runner {
     at_work: parking_lot::Mutex<HashSet<(JobId, u32)>>,
 }
 
-/// Rows being worked on, of one consumer.
+/// Rows being worked on, of one line.
 #[derive(Default)]
 struct Credit {
     rows: AtomicUsize,
@@ -121,31 +127,44 @@ pub(super) fn start(jobs: Arc<Jobs>, queue: Stream<Info>) -> Arc<Runner> {
 }
 
 impl Runner {
-    /// One task per model and line, begun when a worker first serves the model.
+    /// One task per model and consumer, begun when a worker first serves the model; those of tenants come and go.
     async fn follow_models(self: Arc<Self>) {
-        let mut pulling: HashMap<(ModelToken, Line), tokio::task::JoinHandle<()>> = HashMap::new();
+        let mut pulling: HashMap<(ModelToken, Line), JoinHandle<()>> = HashMap::new();
+        let mut taking: HashMap<(ModelToken, TenantName), JoinHandle<()>> = HashMap::new();
         let mut credits: HashMap<(ModelToken, Line), Arc<Credit>> = HashMap::new();
+        let mut turns: HashMap<ModelToken, Arc<Turns>> = HashMap::new();
         let mut look = tokio::time::interval(LOOK);
         let mut stopping = self.stopping.subscribe();
         while !*stopping.borrow_and_update() {
+            taking.retain(|_, task| !task.is_finished());
             for token in self.jobs.registry.served_tokens() {
-                for line in [Line::Ordinary, Line::Express] {
+                for line in [Line::Older, Line::Express] {
                     let task = pulling.get(&(token.clone(), line));
-                    if task.is_none_or(tokio::task::JoinHandle::is_finished) {
+                    if task.is_none_or(JoinHandle::is_finished) {
                         // Attempts of a pull that broke off still hold their share.
                         let credit = Arc::clone(credits.entry((token.clone(), line)).or_default());
                         let task = tokio::spawn(Arc::clone(&self).pull(token.clone(), line, credit));
                         pulling.insert((token.clone(), line), task);
                     }
                 }
+                let turns = turns.entry(token.clone()).or_default();
+                let tenants = self.jobs.board.index.lock().tenants(&token);
+                for tenant in tenants {
+                    let task = taking.entry((token.clone(), tenant.clone()));
+                    if matches!(task, Entry::Vacant(_)) && !self.jobs.shutdown.is_fired() {
+                        let taker = Arc::clone(&self).take_turns(token.clone(), tenant, Arc::clone(turns));
+                        task.insert_entry(tokio::spawn(taker));
+                    }
+                }
             }
             let _reaped = self.reap();
             tokio::select! {
                 _ = look.tick() => {}
+                () = self.jobs.board.unclaimed.notified() => {}
                 _ = stopping.changed() => {}
             }
         }
-        pulling.into_values().for_each(|task| task.abort());
+        pulling.into_values().chain(taking.into_values()).for_each(|task| task.abort());
     }
 
     fn reap(&self) -> usize {
@@ -166,7 +185,7 @@ impl Runner {
             }
         };
         loop {
-            if line == Line::Ordinary && self.jobs.shutdown.is_fired() {
+            if line == Line::Older && self.jobs.shutdown.is_fired() {
                 return;
             }
             let Some(messages) = self.wanted(&token, line, &credit) else {
@@ -176,7 +195,9 @@ impl Runner {
                 }
                 continue;
             };
-            if let Err(error) = self.take(&consumer, messages, &credit).await {
+            let batch = consumer.batch().max_messages(messages).expires(PULL).messages();
+            let taken = async { self.take(batch.await?, line, &credit).await };
+            if let Err(error) = taken.await {
                 tracing::debug!(%error, model = %token, "cannot pull asynchronous jobs");
                 // Begun again by `follow_models`, which makes sure that the consumer is there.
                 return tokio::time::sleep(PAUSE).await;
@@ -185,16 +206,15 @@ impl Runner {
     }
 
     async fn consumer(&self, token: &ModelToken, line: Line) -> anyhow::Result<Consumer<pull::Config>> {
-        let (name, filter) = match line {
-            Line::Ordinary => (token.to_string(), subjects::async_model(token)),
-            Line::Express => (format!("{token}-express"), subjects::async_express_model(token)),
+        let durable = match line {
+            Line::Express => Durable::Express(token.clone()),
+            Line::Older | Line::Turns => Durable::Async(token.clone()),
         };
-        let config = patient_consumer(&name, filter, self.jobs.stores.args());
-        Ok(self
-            .jobs
-            .stores
-            .consumer(&self.queue, format!("{}/{name}", self.queue.cached_info().config.name), config)
-            .await?)
+        self.open(&durable).await
+    }
+
+    async fn open(&self, durable: &Durable) -> anyhow::Result<Consumer<pull::Config>> {
+        Ok(self.jobs.stores.consumer(&self.queue, durable).await?)
     }
 
     /// How many messages to ask for, if any: what the credit leaves, by the rows that messages have had so far.
@@ -205,7 +225,7 @@ impl Runner {
             return None;
         }
         let rows = match line {
-            Line::Ordinary => {
+            Line::Turns | Line::Older => {
                 let batches = registry.batch_rows(token).max(workers * BATCH_ROWS);
                 (2 * batches).div_ceil(registry.peers().live())
             }
@@ -217,13 +237,9 @@ impl Runner {
         Some((left / rows_each).clamp(1, PULL_MESSAGES))
     }
 
-    async fn take(
-        self: &Arc<Self>,
-        consumer: &Consumer<pull::Config>,
-        messages: usize,
-        credit: &Arc<Credit>,
-    ) -> anyhow::Result<()> {
-        let mut batch = consumer.batch().max_messages(messages).expires(PULL).messages().await?;
+    /// Begins everything that a pull brings; returns how many that were.
+    async fn take(self: &Arc<Self>, mut batch: pull::Batch, line: Line, credit: &Arc<Credit>) -> anyhow::Result<usize> {
+        let mut taken = 0;
         while let Some(message) = batch.next().await {
             let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
             let work = super::attempt::read(&message.payload);
@@ -233,15 +249,16 @@ impl Runner {
             let held = Held { credit: Arc::clone(credit), rows };
             let runner = Arc::clone(self);
             self.attempts.lock().spawn(async move {
-                runner.see_through(message, work).await;
+                runner.see_through(message, work, line).await;
                 drop(held);
             });
+            taken += 1;
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Keeps the delivery while the attempt runs, and says what became of it.
-    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>) {
+    async fn see_through(&self, message: Message, work: Result<Envelope, Verdict>, line: Line) {
         let mut stopping = self.stopping.subscribe();
         let every = ack_wait(self.jobs.stores.args().durability) / 3;
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
@@ -250,7 +267,7 @@ impl Runner {
             Ok(envelope) => {
                 // Handed to this process once more while the first attempt runs: that one speaks for both.
                 let Some(_at_work) = AtWork::begin(self, &envelope) else { return };
-                let mut attempt = std::pin::pin!(self.jobs.attempt(envelope));
+                let mut attempt = std::pin::pin!(self.jobs.attempt(envelope, line == Line::Express));
                 loop {
                     tokio::select! {
                         verdict = &mut attempt => break verdict,

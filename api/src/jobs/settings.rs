@@ -9,6 +9,13 @@ use forebay_shared::settings::SettingsError;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Asynchronous jobs")]
 pub struct JobArgs {
+    /// Most asynchronous jobs of one tenant that have not ended; more are refused with 429. Without tenants only the queue's
+    /// own bound counts.
+    #[arg(long, env = "FOREBAY_TENANT_MAX_WAITING_JOBS", default_value_t = 100_000, value_name = "COUNT")]
+    pub tenant_max_waiting_jobs: usize,
+    /// Most bytes that these take in the queue, which holds 2 GiB of everybody's.
+    #[arg(long, env = "FOREBAY_TENANT_MAX_WAITING_BYTES", default_value_t = 256 << 20, value_name = "BYTES")]
+    pub tenant_max_waiting_bytes: u64,
     /// File with the secret (`whsec_…`) that signs the webhooks of jobs which bring none of their own.
     #[arg(long, env = "FOREBAY_WEBHOOK_SECRET_FILE", value_name = "FILE")]
     pub webhook_secret_file: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_shared::async_jobs::{Record, State, WebhookState};
+use forebay_shared::async_jobs::{Record, State, Webhook, WebhookState};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -39,12 +39,34 @@ pub struct View<'a> {
 struct WebhookView<'a> {
     url: &'a str,
     state: WebhookState,
+    /// When and why it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_at: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tries: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl<'a> WebhookView<'a> {
+    fn new(webhook: &'a Webhook) -> Self {
+        let failure = webhook.failure.as_ref();
+        Self {
+            url: &webhook.url,
+            state: webhook.state,
+            failed_at: failure.map(|failure| seconds(failure.at_ms)),
+            tries: failure.map(|failure| failure.tries),
+            reason: failure.map(|failure| failure.why.as_str()),
+        }
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
 }
 
 impl<'a> View<'a> {
     pub fn new(record: &'a Record) -> Self {
-        let seconds = |ms: u64| ms as f64 / 1_000.0;
-        let webhook = record.webhook.as_ref();
         Self {
             id: record.id.to_string(),
             object: "job",
@@ -59,7 +81,7 @@ impl<'a> View<'a> {
             ended_at: record.ended_ms.map(seconds),
             expires_at: seconds(record.deadline_ms),
             position: None,
-            webhook: webhook.map(|webhook| WebhookView { url: &webhook.url, state: webhook.state }),
+            webhook: record.webhook.as_ref().map(WebhookView::new),
             metadata: &record.metadata,
             error: error(record),
             result: None,
@@ -90,7 +112,7 @@ fn error(record: &Record) -> Option<Box<RawValue>> {
 
 #[cfg(test)]
 mod tests {
-    use forebay_shared::async_jobs::{Ending, Event, Webhook, new_job_id};
+    use forebay_shared::async_jobs::{Ending, Event, new_job_id};
     use forebay_shared::error::JobError;
 
     use super::*;
@@ -99,7 +121,7 @@ mod tests {
         let id = new_job_id(1_500);
         let record = Record::new(id, "t".into(), "m".into(), "m-0123456789".into(), "embed", 1, 1_500, 9_000);
         let url = "https://example.org".to_owned();
-        let webhook = Webhook { url, secret: Some("whsec_abc".to_owned()), state: WebhookState::Pending };
+        let webhook = Webhook::new(url, Some("whsec_abc".to_owned()));
         Record { webhook: Some(webhook), ..record }.apply(Event::Start { generation: 0 }, 2_000).unwrap()
     }
 

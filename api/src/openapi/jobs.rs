@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_shared::async_jobs::State;
+use forebay_shared::async_jobs::{State, WebhookState};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -28,6 +28,11 @@ pub fn operations() -> Vec<Operation> {
         Operation::get("/v1/jobs", OpenAi, TAG)
             .about("list_jobs", "List the caller's jobs", "Newest first.")
             .in_query_as("state", "Only jobs in this state.", one_of(&State::ALL.map(|state| state.as_str())))
+            .in_query_as(
+                "webhook",
+                "Only jobs whose webhook is in this state: `failed` lists the calls that were given up.",
+                one_of(&WebhookState::ALL.map(WebhookState::as_str)),
+            )
             .in_query_as("limit", "Most jobs on a page; 20 unless said otherwise.", number(1, 100))
             .in_query_as("after", "The `last_id` of the page before.", pattern("^[0-9a-f]{32}$"))
             .answer::<JobList>(200, "A page of jobs.")
@@ -44,6 +49,14 @@ pub fn operations() -> Vec<Operation> {
         id(Operation::delete("/v1/jobs/{id}", OpenAi, TAG))
             .about("cancel_job", "Cancel a job", "")
             .answer::<Job>(200, "The job, cancelled.")
+            .errors(&[404, 409, 500, 503]),
+        id(Operation::post("/v1/jobs/{id}/webhook", OpenAi, TAG))
+            .about(
+                "call_webhook_again",
+                "Call a job's webhook again",
+                "Also one that was given up or delivered, with all its tries.",
+            )
+            .answer::<Job>(202, "The job.")
             .errors(&[404, 409, 500, 503]),
         id(Operation::get("/v1/jobs/{id}/events", OpenAi, TAG))
             .about("follow_job", "Follow a job", "Its states as server-sent events, until it has ended.")
@@ -148,7 +161,14 @@ pub struct JobEvent {
 #[derive(ToSchema)]
 pub struct WebhookStatus {
     url: String,
+    /// `pending`, `delivered` or `failed`: given up
     state: String,
+    /// When its calls were given up.
+    failed_at: Option<f64>,
+    /// How many there were.
+    tries: Option<u32>,
+    /// What came of the last one.
+    reason: Option<String>,
 }
 
 #[derive(ToSchema)]

@@ -2,34 +2,22 @@
 //!
 //! Only `purpose=batch` can be uploaded. A file of another tenant does not exist.
 
-use std::time::Duration;
-
 use axum::body::Body;
-use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Multipart, Path, Request};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderValue, Response, StatusCode};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::TenantName;
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
+use super::form::{Form, Part, announced};
 use super::{json, query};
 use crate::error::Failure;
-use crate::files::{FileRecord, Files, PURPOSE_BATCH, Upload, UploadFault};
+use crate::files::{FileRecord, Files, PURPOSE_BATCH, Upload};
 use crate::http::endpoint::{Answer, Call};
 use crate::http::{Backend, media};
 
-/// What a multipart body has beside the file.
-const MULTIPART_ROOM_BYTES: u64 = 64 * 1024;
-/// A client that sends nothing for this long has stopped.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How much of a refused body is still read, so that a client that writes before it reads gets to see the answer.
-const DRAIN_BYTES: usize = 32 * 1024 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-/// Longest value of a field that is no file.
-const MAX_FIELD_BYTES: usize = 1_024;
 const MAX_FILENAME_CHARS: usize = 255;
 /// Longest part of a field's name that is repeated in an error.
 const MAX_NAME_CHARS: usize = 64;
@@ -165,49 +153,34 @@ struct Said {
 
 pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     media::plain(&call.parts.headers)?;
-    let files = files_of(&call)?;
-    let max_bytes = files.max_bytes;
-    if announced(&call.parts.headers).is_some_and(|bytes| bytes > max_bytes + MULTIPART_ROOM_BYTES) {
-        let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard_body(call.body)).await;
-        return Err(too_large(max_bytes));
-    }
     let Call { state, caller, parts, body, .. } = call;
     let Some(batches) = state.backend.batches() else { return Err(JobError::BrokerUnavailable.into()) };
-    if let Err(no_room) = batches.admit(&caller.tenant, announced(&parts.headers).unwrap_or_default()).await {
-        let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard_body(body)).await;
-        return Err(no_room);
-    }
-    let mut request = Request::from_parts(parts, body);
-    // The file has a limit of its own.
-    DefaultBodyLimit::disable().apply(&mut request);
-    let multipart = Multipart::from_request(request, &()).await.map_err(|_| {
-        let wanted = "the body must be multipart/form-data with the fields `purpose` and `file`";
-        Failure::UnsupportedMedia(wanted.to_owned())
-    })?;
-    let file = receive(&batches.files, &caller.tenant, multipart).await?;
+    batches.admit(&caller.tenant, announced(&parts.headers).unwrap_or_default()).await?;
+    let form = Form::open(parts, body, batches.files.max_bytes).await?;
+    let file = receive(&batches.files, &caller.tenant, form).await?;
     json(StatusCode::OK, &File::from(&file))
 }
 
-async fn receive(files: &Files, tenant: &TenantName, mut multipart: Multipart) -> Result<FileRecord, Failure> {
+async fn receive(files: &Files, tenant: &TenantName, mut form: Form) -> Result<FileRecord, Failure> {
     let (mut said, mut upload) = (Said::default(), None);
-    while let Some(mut field) = patiently(multipart.next_field()).await? {
-        match field.name().unwrap_or_default() {
+    while let Some(mut part) = form.next().await? {
+        match part.name() {
             "file" if upload.is_none() => {
-                let filename = field.file_name().unwrap_or("upload.jsonl");
+                let filename = part.file_name().unwrap_or("upload.jsonl");
                 said.filename = filename.chars().filter(|c| !c.is_control()).take(MAX_FILENAME_CHARS).collect();
                 if said.purpose.is_some() {
                     check_purpose(&said)?;
                 }
-                upload = Some(take(files.upload(), &mut field, files.max_bytes).await?);
+                upload = Some(take(files.upload(), &mut part).await?);
             }
             "file" => return Err(Failure::invalid("file", "one file at a time")),
-            "purpose" => said.purpose = Some(text(&mut field, "purpose").await?),
+            "purpose" => said.purpose = Some(part.text("purpose").await?),
             "expires_after[seconds]" => {
-                let seconds = text(&mut field, "expires_after").await?;
+                let seconds = part.text("expires_after").await?;
                 said.keep_seconds = Some(keep_seconds(seconds.parse().ok())?);
             }
             "expires_after[anchor]" => {
-                if text(&mut field, "expires_after").await? != ANCHOR {
+                if part.text("expires_after").await? != ANCHOR {
                     return Err(Failure::invalid("expires_after", format!("`expires_after.anchor` must be {ANCHOR}")));
                 }
             }
@@ -239,62 +212,9 @@ pub(super) fn keep_seconds(seconds: Option<u64>) -> Result<u64, Failure> {
 }
 
 /// Writes a field into an upload.
-async fn take(mut upload: Upload, field: &mut Field<'_>, max_bytes: u64) -> Result<Upload, Failure> {
-    while let Some(piece) = patiently(field.chunk()).await? {
-        match upload.write(piece).await {
-            Ok(()) => {}
-            Err(UploadFault::Store(error)) => return Err(error.into()),
-            Err(UploadFault::TooLarge) => {
-                drop(upload);
-                let _slow_clients_are_left = tokio::time::timeout(DRAIN_TIME, discard_field(field)).await;
-                return Err(too_large(max_bytes));
-            }
-        }
+async fn take(mut upload: Upload, part: &mut Part<'_>) -> Result<Upload, Failure> {
+    while let Some(piece) = part.piece().await? {
+        upload.write(piece).await?;
     }
     Ok(upload)
-}
-
-fn too_large(max_bytes: u64) -> Failure {
-    JobError::PayloadTooLarge { max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX) }.into()
-}
-
-async fn discard_field(field: &mut Field<'_>) {
-    let mut discarded = 0;
-    while let Ok(Some(piece)) = field.chunk().await
-        && discarded <= DRAIN_BYTES
-    {
-        discarded += piece.len();
-    }
-}
-
-async fn discard_body(body: Body) {
-    let (mut body, mut discarded) = (body.into_data_stream(), 0);
-    while let Some(Ok(piece)) = body.next().await
-        && discarded <= DRAIN_BYTES
-    {
-        discarded += piece.len();
-    }
-}
-
-async fn text(field: &mut Field<'_>, name: &'static str) -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    while let Some(piece) = patiently(field.chunk()).await? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() > MAX_FIELD_BYTES {
-            return Err(Failure::invalid(name, "a field beside the file is too long"));
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| Failure::invalid(name, "a field is not UTF-8"))
-}
-
-async fn patiently<T>(read: impl Future<Output = Result<T, MultipartError>>) -> Result<T, Failure> {
-    match tokio::time::timeout(PATIENCE, read).await {
-        Ok(Ok(read)) => Ok(read),
-        Ok(Err(_)) => Err(Failure::invalid("file", "the body is not complete multipart/form-data")),
-        Err(_) => Err(Failure::BodyTimeout),
-    }
-}
-
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

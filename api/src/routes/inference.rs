@@ -27,6 +27,7 @@ use crate::http::endpoint::{Answer, Call};
 use crate::http::instruments::InferenceTally;
 use crate::http::{AppState, Backend, body, media};
 use crate::jobs::{Draft, Key};
+use crate::tenants::Caller;
 use crate::validate::body::{Fields, parse};
 use crate::validate::embed::{EmbedOptions, Encoding, options};
 use crate::validate::rows::RowFault;
@@ -46,7 +47,7 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         let by = urgency.deadline.min(context.started + state.limits.body_timeout);
         let read = body::read(&parts.headers, body, state.limits.max_body_bytes, by).await;
         let bytes = state.instruments.checked(Check::BodySize, read)?;
-        let work = validate(&state, dialect, &parts, &bytes, Some(&mut tally))?;
+        let work = validate(&state, &caller, dialect, &parts, &bytes, Some(&mut tally))?;
         caller.check_model(&work.model.name)?;
         let key = match &state.jobs {
             Some(jobs) => Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
@@ -57,10 +58,11 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         if let Some((jobs, key)) = key {
             let draft = draft(caller.tenant, work, dialect, urgency, context.trace);
             let answer = keyed::answer(jobs, &key, draft, urgency.deadline, dialect, &mut tally).await;
-            if answer.is_err() {
+            // Who came first has paid for a replay.
+            if answer.as_ref().map_or(true, |(_, replayed)| *replayed) {
                 charge.refund();
             }
-            return answer;
+            return answer.map(|(response, _)| response);
         }
         drop(bytes);
         let submission = Submission {
@@ -135,6 +137,7 @@ pub(super) struct Work {
 /// `tally` is told the model once it is known; none where the request is not answered here.
 pub(super) fn validate<B: Backend>(
     state: &AppState<B>,
+    caller: &Caller,
     dialect: Dialect,
     parts: &Parts,
     bytes: &[u8],
@@ -143,7 +146,8 @@ pub(super) fn validate<B: Backend>(
     let instruments = &state.instruments;
     let mut fields = parse(bytes, dialect.input_field(), state.limits.max_inputs)
         .inspect_err(|_| instruments.check(Check::Json, false))?;
-    let model = instruments.checked(Check::Model, choose_model(&state.backend, dialect, &fields, &parts.uri))?;
+    let model =
+        instruments.checked(Check::Model, choose_model(&state.backend, caller, dialect, &fields, &parts.uri))?;
     if let Some(tally) = tally {
         tally.set_model(instruments.model(&model.name));
     }
@@ -161,6 +165,7 @@ struct ModelQuery {
 
 fn choose_model<B: Backend>(
     backend: &B,
+    caller: &Caller,
     dialect: Dialect,
     fields: &Fields<'_>,
     uri: &Uri,
@@ -177,21 +182,28 @@ fn choose_model<B: Backend>(
         (None, Dialect::Tei) => None,
     };
     let found = match name {
-        Some(name) => backend.find(name).ok_or_else(|| Failure::from(unknown_model(backend, name))),
-        None => backend.sole().ok_or_else(|| not_one_model(backend)),
+        Some(name) => backend.find(name).ok_or_else(|| Failure::from(unknown_model(backend, caller, name))),
+        None => backend.sole().ok_or_else(|| not_one_model(backend, caller)),
     };
     // Without the broker we do not know what exists: the client should come back, not look for a typing error.
     found.map_err(|failure| if backend.is_ready() { failure } else { JobError::BrokerUnavailable.into() })
 }
 
-/// What a client hears that asks for a model which nobody registered.
-pub fn unknown_model(backend: &impl Backend, name: &str) -> JobError {
-    let known = backend.list().iter().map(|model| model.name.to_string()).collect();
+/// What a client hears that asks for a model which nobody registered. Names only what it may use: the rest is not its
+/// business.
+pub fn unknown_model(backend: &impl Backend, caller: &Caller, name: &str) -> JobError {
+    let known = usable(backend, caller).iter().map(|model| model.name.to_string()).collect();
     JobError::ModelNotFound { model: name.chars().take(MAX_NAME_CHARS).collect(), known }
 }
 
-fn not_one_model(backend: &impl Backend) -> Failure {
-    let models = backend.list();
+fn usable(backend: &impl Backend, caller: &Caller) -> Vec<Arc<ModelRecord>> {
+    let mut models = backend.list();
+    models.retain(|model| caller.may_use_model(&model.name));
+    models
+}
+
+fn not_one_model(backend: &impl Backend, caller: &Caller) -> Failure {
+    let models = usable(backend, caller);
     if models.is_empty() {
         return Failure::NothingServed;
     }

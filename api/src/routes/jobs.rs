@@ -3,9 +3,10 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /v1/jobs` | 202 with the job, once the broker has its record and its input |
-//! | `GET /v1/jobs?state=&limit=&after=` | the caller's jobs, newest first |
+//! | `GET /v1/jobs?state=&webhook=&limit=&after=` | the caller's jobs, newest first |
 //! | `GET /v1/jobs/{id}?wait=10s` | the job, its place in the queue, its result; with `wait` as soon as it has ended |
 //! | `DELETE /v1/jobs/{id}` | the job, cancelled; 409 if it has ended |
+//! | `POST /v1/jobs/{id}/webhook` | 202 with the job, whose webhook is called again; 409 if that is not over |
 //! | `GET /v1/jobs/{id}/events` | its states as server-sent events ([`events`]) |
 //!
 //! Another tenant's job does not exist.
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::{HeaderValue, StatusCode, header};
-use forebay_shared::async_jobs::{JobKey, Record, State};
+use forebay_shared::async_jobs::{JobKey, Record, State, WebhookState};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::JobId;
 use forebay_shared::job::Task;
@@ -58,7 +59,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
     let bytes = state.instruments.checked(Check::BodySize, read)?;
     let order = body::Order::read(&bytes, jobs)?;
     let work = match order.task {
-        body::TaskName::Embed => validate(&state, Dialect::OpenAi, &parts, &bytes, None)?,
+        body::TaskName::Embed => validate(&state, &caller, Dialect::OpenAi, &parts, &bytes, None)?,
     };
     let key = Key::read(&parts.headers, &caller.tenant, "/v1/jobs", None, &bytes)?;
     caller.check_lane(order.lane)?;
@@ -93,7 +94,7 @@ pub async fn create<B: Backend>(call: Call<B>) -> Answer {
         }
     }
     .await;
-    // What is accepted stays charged by its estimate: it is answered later, perhaps by another api.
+    // What is accepted stays charged by its estimate until it has ended, perhaps at another api.
     if accepted.as_ref().map_or(true, |(_, replayed)| *replayed) {
         charge.refund();
     }
@@ -140,9 +141,16 @@ pub async fn cancel<B: Backend>(mut call: Call<B>) -> Answer {
     json(StatusCode::OK, &View::new(&jobs.cancel(&record).await?))
 }
 
+pub async fn call_again<B: Backend>(mut call: Call<B>) -> Answer {
+    let jobs = Arc::clone(layer(&call.state)?);
+    let record = find(&mut call, &jobs).await?;
+    json(StatusCode::ACCEPTED, &View::new(&jobs.call_again(&record).await?))
+}
+
 #[derive(Deserialize)]
 struct ListQuery {
     state: Option<String>,
+    webhook: Option<String>,
     limit: Option<String>,
     after: Option<String>,
 }
@@ -158,8 +166,8 @@ struct List<'a> {
 
 pub async fn list<B: Backend>(call: Call<B>) -> Answer {
     let jobs = layer(&call.state)?;
-    let said: ListQuery = query::read(&call.parts, "state, limit and after")?;
-    let (wanted, limit, after) = said.read()?;
+    let said: ListQuery = query::read(&call.parts, "state, webhook, limit and after")?;
+    let Wanted { state, webhook, limit, after } = said.read()?;
     let ids = jobs.records.ids_of(&call.caller.tenant).await.map_err(|_| JobError::BrokerUnavailable)?;
     let older = ids.into_iter().filter(|id| after.is_none_or(|after| *id < after));
     let tenant = &call.caller.tenant;
@@ -175,7 +183,8 @@ pub async fn list<B: Backend>(call: Call<B>) -> Answer {
         }
         scanned += 1;
         last = Some(record.id);
-        if wanted.is_none_or(|wanted| wanted == record.state) {
+        let of_webhook = record.webhook.as_ref().map(|webhook| webhook.state);
+        if state.is_none_or(|state| state == record.state) && (webhook.is_none() || webhook == of_webhook) {
             page.push(record);
         }
     }
@@ -185,24 +194,41 @@ pub async fn list<B: Backend>(call: Call<B>) -> Answer {
     json(StatusCode::OK, &List { object: "list", data, first_id, last_id, has_more })
 }
 
+/// What a list is asked for.
+struct Wanted {
+    state: Option<State>,
+    webhook: Option<WebhookState>,
+    limit: usize,
+    after: Option<JobId>,
+}
+
 impl ListQuery {
-    fn read(&self) -> Result<(Option<State>, usize, Option<JobId>), Failure> {
-        let state = match self.state.as_deref() {
-            None => None,
-            Some(name) => {
-                let names: Vec<_> = State::ALL.iter().map(|state| state.as_str()).collect();
-                let found = State::ALL.into_iter().find(|state| state.as_str() == name);
-                let message = || format!("`state` must be one of {}", names.join(", "));
-                Some(found.ok_or_else(|| Failure::invalid("state", message()))?)
-            }
-        };
+    fn read(&self) -> Result<Wanted, Failure> {
         let limit = query::limit(self.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
         let after = match self.after.as_deref() {
             None => None,
             Some(id) => Some(id.parse().map_err(|_| Failure::invalid("after", "`after` must be the id of a job"))?),
         };
-        Ok((state, limit, after))
+        Ok(Wanted {
+            state: one_of("state", self.state.as_deref(), &State::ALL, State::as_str)?,
+            webhook: one_of("webhook", self.webhook.as_deref(), &WebhookState::ALL, WebhookState::as_str)?,
+            limit,
+            after,
+        })
     }
+}
+
+/// The value that a parameter names, if it is there.
+fn one_of<T: Copy>(
+    param: &'static str,
+    said: Option<&str>,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<Option<T>, Failure> {
+    let Some(said) = said else { return Ok(None) };
+    let found = all.iter().copied().find(|value| name(*value) == said);
+    let names = || all.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", ");
+    Ok(Some(found.ok_or_else(|| Failure::invalid(param, format!("`{param}` must be one of {}", names())))?))
 }
 
 /// There is none while only a part of the system is being tested.

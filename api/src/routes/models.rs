@@ -46,12 +46,14 @@ pub async fn list<B: Backend>(call: Call<B>) -> Answer {
 pub async fn show<B: Backend>(mut call: Call<B>) -> Answer {
     let backend = &call.state.backend;
     let Ok(Path(id)) = Path::<String>::from_request_parts(&mut call.parts, &()).await else {
-        return Err(unknown_model(backend, "?").into());
+        return Err(unknown_model(backend, &call.caller, "?").into());
     };
     match backend.find(&id) {
-        Some(model) if call.caller.check_model(&model.name).is_err() => Err(unknown_model(backend, &id).into()),
+        Some(model) if call.caller.check_model(&model.name).is_err() => {
+            Err(unknown_model(backend, &call.caller, &id).into())
+        }
         Some(model) => json(StatusCode::OK, &Model::from(&model)),
         None if !backend.is_ready() => Err(JobError::BrokerUnavailable.into()),
-        None => Err(unknown_model(backend, &id).into()),
+        None => Err(unknown_model(backend, &call.caller, &id).into()),
     }
 }

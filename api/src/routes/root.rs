@@ -32,13 +32,15 @@ struct Links {
 
 pub async fn show<B: Backend>(call: Call<B>) -> Answer {
     let backend = &call.state.backend;
+    let mut models = backend.list();
+    models.retain(|model| call.caller.may_use_model(&model.name));
     json(
         StatusCode::OK,
         &Page {
             name: "forebay",
             version: env!("CARGO_PKG_VERSION"),
             health: if backend.is_ready() { "ready" } else { "not ready" },
-            models: backend.list().iter().map(|model| model.name.to_string()).collect(),
+            models: models.iter().map(|model| model.name.to_string()).collect(),
             links: Links {
                 embeddings: "/v1/embeddings",
                 embed: "/embed",

@@ -70,13 +70,14 @@ impl Bucket {
 
     /// One of another rate that is as full as this one, in proportion, and owes the same.
     pub fn at_rate(&self, rate: Rate, now: Instant) -> Self {
-        let level = self.level(now);
-        let used = u64::from(level.limit - level.remaining) * u64::from(rate.burst.get()) / u64::from(level.limit);
+        let limit = self.rate.burst.get();
+        // Without what is owed: that is taken over as it is, below.
+        let used = u64::from(limit - self.filled(now)) * u64::from(rate.burst.get()) / u64::from(limit);
         let mut other = Self::new(rate, now);
         if let Some(used) = NonZeroU32::new(used as u32) {
             let _there_is_as_much = other.check(used, now);
         }
-        other.owed = self.owed;
+        other.correct(self.owed);
         other
     }
 
@@ -103,18 +104,24 @@ impl Bucket {
         Ok(())
     }
 
-    /// So many more units were used than were taken, or fewer if below 0.
+    /// So many more units were used than were taken, or fewer if below 0. To the good is at most one burst: the bucket
+    /// fills meanwhile, and who was given back a lot over hours must not use it all in a second.
     pub fn correct(&mut self, more: i64) {
-        self.owed = self.owed.saturating_add(more);
+        self.owed = self.owed.saturating_add(more).max(-i64::from(self.rate.burst.get()));
     }
 
     pub fn level(&self, now: Instant) -> Level {
-        let (remaining, at) = self.seen;
         let limit = self.rate.burst.get();
-        let gained = now.saturating_duration_since(at).as_secs_f64() * self.rate.per_second;
-        let remaining = u32::try_from(i64::from(remaining) + gained as i64 - self.owed.max(0)).unwrap_or(0).min(limit);
+        let remaining = u32::try_from(i64::from(self.filled(now)) - self.owed.max(0)).unwrap_or(0);
         let missing = u64::from(limit - remaining);
         Level { limit, remaining, reset: Duration::from_secs_f64(missing as f64 / self.rate.per_second) }
+    }
+
+    /// What the bucket holds, whatever is owed.
+    fn filled(&self, now: Instant) -> u32 {
+        let (remaining, at) = self.seen;
+        let gained = now.saturating_duration_since(at).as_secs_f64() * self.rate.per_second;
+        remaining.saturating_add(gained as u32).min(self.rate.burst.get())
     }
 
     /// `units`, as far as one check can ask for them; `None` if there is nothing to ask for.
@@ -222,6 +229,30 @@ mod tests {
     }
 
     #[test]
+    fn another_rate_does_not_count_a_debt_twice() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(rate(10.0, 100), start);
+        bucket.take(10, start).unwrap();
+        bucket.correct(40);
+        let half = bucket.at_rate(rate(5.0, 50), start);
+        assert_eq!((bucket.level(start).remaining, half.level(start).remaining), (50, 5), "45 are there, 40 are owed");
+        assert_eq!(half.at_rate(rate(10.0, 100), start).level(start).remaining, 50);
+    }
+
+    #[test]
+    fn no_more_than_a_burst_is_to_the_good() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(rate(10.0, 20), start);
+        for second in 0..100 {
+            bucket.take(10, start + second * SECOND).unwrap();
+        }
+        // All of it fails in the end.
+        (0..100).for_each(|_| bucket.correct(-10));
+        let later = start + 1_000 * SECOND;
+        assert_eq!((0..100).filter(|_| bucket.take(1, later).is_ok()).count(), 40, "a full bucket, and as much again");
+    }
+
+    #[test]
     fn the_shares_of_all_apis_are_the_whole() {
         assert_eq!(Rate::share(50.0, 1.0, 2), rate(25.0, 25));
         assert_eq!(Rate::share(0.5, 1.0, 4), rate(0.125, 1));
@@ -248,6 +279,31 @@ mod tests {
                 }
                 let level = bucket.level(now);
                 prop_assert!(level.remaining <= level.limit);
+            }
+        }
+
+        /// Within any window no more is used than the rate brings, beside a full bucket and a burst to the good.
+        #[test]
+        fn in_no_window_more_than_two_bursts_and_the_rate_are_used(
+            steps in prop::collection::vec((0u64..3_000, 1u32..20, 0.0f64..1.0), 1..100)
+        ) {
+            let start = Instant::now();
+            let (mut bucket, mut now, mut uses) = (Bucket::new(rate(10.0, 20), start), start, Vec::new());
+            for (pause_ms, units, kept) in steps {
+                now += Duration::from_millis(pause_ms);
+                if bucket.take(units, now).is_ok() {
+                    let used = (f64::from(units) * kept) as u32;
+                    bucket.correct(i64::from(used) - i64::from(units));
+                    uses.push((now, used));
+                }
+            }
+            for first in 0..uses.len() {
+                let mut sum = 0;
+                for (at, used) in &uses[first..] {
+                    sum += used;
+                    let allowed = 40.0 + 10.0 * at.duration_since(uses[first].0).as_secs_f64();
+                    prop_assert!(f64::from(sum) <= allowed + 1.0, "{sum} used, {allowed} allowed");
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
 use axum::http::HeaderValue;
+use forebay_shared::job::Output;
 use serde_json::json;
 
 use super::keys::KeyHash;
@@ -70,4 +71,40 @@ fn a_new_configuration_is_in_force_at_once_and_spares_requests_that_have_begun()
     assert!(tenants.identify(&headers(&[("x-api-key", "one")])).is_err());
     assert!(tenants.identify(&headers(&[("x-api-key", "new")])).unwrap().may_use_model(&"other".into()));
     assert!(!began.may_use_model(&"other".into()));
+}
+
+#[test]
+fn a_tenant_that_was_taken_out_may_use_nothing_until_it_is_back() {
+    let tenants = tenants();
+    let (b, row) = (TenantName::from("b"), [Input::Text("gate".into())]);
+    let charge = |tenant: &TenantName| tenants.caller(tenant).and_then(|caller| caller.charge(&row)).map(drop);
+    assert!(charge(&b).is_ok() && !tenants.is_metered(&b));
+    tenants.replace(config(json!([{"name": "a", "keys": key("one")}])));
+    assert!(matches!(charge(&b), Err(Failure::RateLimited { .. })));
+    assert!(tenants.is_metered(&b), "it holds only a few parts");
+    let default = TenantName::default();
+    assert!(charge(&default).is_ok() && !tenants.is_metered(&default), "from before there were keys");
+    tenants.replace(config(json!([{"name": "b", "keys": key("two")}])));
+    assert!(charge(&b).is_ok());
+}
+
+#[test]
+fn what_a_job_was_charged_is_corrected_by_who_ends_it() {
+    let entries = json!([{"name": "a", "keys": key("one"), "tokens_per_minute": 600, "tokens_per_day": 1_000}]);
+    let tenants = Tenants::new(config(entries), Arc::new(ApiMetrics::new()), BrokerClock::from_wall_clock());
+    let (a, rows) = (TenantName::from("a"), [Input::Text("x".repeat(392).into())]);
+    let left = || tenants.find(&a).unwrap().usage.levels(Instant::now()).tokens.unwrap().remaining;
+    let used_today = || tenants.find(&a).unwrap().usage.with_quota(|quota| quota.used()).unwrap();
+    let accept = || drop(tenants.caller(&a).unwrap().charge(&rows).unwrap());
+    let now_ms = tenants.clock.now_us() / 1_000;
+    let output = Output { tokens: 300, device_us: 0, vector: Vec::new() };
+    accept();
+    assert_eq!((left() / 10, used_today()), (50, 100), "by estimate");
+    tenants.charged(&a, &rows, now_ms).settle(&[output]);
+    assert_eq!((left() / 10, used_today()), (30, 300), "what it used");
+    assert_eq!(tenants.metrics.tenant_tokens_total.with(&(a.clone(), TokenKind::Prompt)).get(), 300);
+    accept();
+    tenants.charged(&a, &rows, now_ms).refund();
+    assert_eq!(used_today(), 300, "a failed one is given back");
+    tenants.charged(&"gone".into(), &rows, now_ms).settle(&[]);
 }

@@ -98,6 +98,11 @@ impl Charge {
         Ok(Self { account: Some(Arc::clone(account)), taken, day })
     }
 
+    /// What was charged for these inputs on `day`, by this api or another.
+    pub(super) fn earlier(account: Option<Arc<Account>>, rows: &[Input], day: Day) -> Self {
+        Self { account, taken: estimated_tokens(rows), day }
+    }
+
     /// The request was answered: what it really used is charged. Answers from the cache count like any other, so that a
     /// tenant is charged what its `usage` says.
     pub fn settle(self, outputs: &[Output]) {

@@ -16,6 +16,15 @@ pub struct Call {
 impl Wire for Call {}
 
 impl Call {
+    /// Identifies this message to the broker, in each round of calls: a repeat within its window is stored once.
+    pub fn message_id(&self, round: u64) -> String {
+        let Self { job, generation, .. } = self;
+        match round {
+            0 => format!("{job}:{generation}:webhook"),
+            round => format!("{job}:{generation}:webhook:again{round}"),
+        }
+    }
+
     /// The same for every try of the same call: what its receiver may tell repeats by.
     pub fn id(&self) -> String {
         format!("msg_{}_{}", self.job, self.generation)

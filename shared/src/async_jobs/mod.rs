@@ -36,7 +36,7 @@ pub use enqueue::{
     ENVELOPE_OBJECT, EnqueueError, ReplayError, enqueue_again, envelope_object, max_envelope_bytes, publish,
 };
 pub use envelope::{AnswerForm, Envelope};
-pub use record::{Ending, Event, Record, Refused, ResultRef, State, Webhook, WebhookState};
+pub use record::{CallFailure, Ending, Event, Record, Refused, ResultRef, State, Webhook, WebhookState};
 pub use records::{ChangeError, JobKey, Records, StoreError, tenant_token};
 
 use std::sync::LazyLock;

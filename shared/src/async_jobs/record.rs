@@ -65,6 +65,18 @@ pub enum WebhookState {
     Failed,
 }
 
+impl WebhookState {
+    pub const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::Failed];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Whom to call when the job has ended.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Webhook {
@@ -73,6 +85,28 @@ pub struct Webhook {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     pub state: WebhookState,
+    /// How often its calls were begun again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub round: u64,
+    /// Why it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<CallFailure>,
+}
+
+impl Webhook {
+    /// One that was not called yet.
+    pub const fn new(url: String, secret: Option<String>) -> Self {
+        Self { url, secret, state: WebhookState::Pending, round: 0, failure: None }
+    }
+}
+
+/// What is kept of calls that were given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallFailure {
+    pub at_ms: u64,
+    pub tries: u32,
+    /// Of the last try. Without the address: it may carry a token.
+    pub why: String,
 }
 
 impl std::fmt::Debug for Webhook {
@@ -97,6 +131,12 @@ pub struct Record {
     pub task: String,
     /// Rows of input.
     pub rows: u32,
+    /// Bytes that it takes in the queue; 0 where they were not counted yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
+    /// A client waits for it: it stands in no tenant's line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub express: bool,
     pub state: State,
     /// How often somebody took it up, in this generation.
     pub attempts: u32,
@@ -110,6 +150,10 @@ pub struct Record {
     pub webhook: Option<Webhook>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+}
+
+const fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// How an attempt ended.
@@ -134,7 +178,9 @@ pub enum Event {
     /// It is begun anew, until another deadline.
     Replay { deadline_ms: u64 },
     /// The call that its owner asked for was made, or given up.
-    Called { generation: u32, state: WebhookState },
+    Called { generation: u32, state: WebhookState, failure: Option<CallFailure> },
+    /// It is to be made again, although it was made or given up.
+    CallAgain,
 }
 
 /// Why an event changes nothing.
@@ -170,6 +216,8 @@ impl Record {
             token,
             task: task.to_owned(),
             rows,
+            bytes: 0,
+            express: false,
             state: State::Queued,
             attempts: 0,
             created_ms,
@@ -216,9 +264,17 @@ impl Record {
             (Event::Replay { deadline_ms }, State::Dead | State::Failed) => Ok(self.begun_anew(deadline_ms)),
             (Event::Replay { .. }, state) => Err(Refused::NotNow(state)),
             (Event::Called { .. }, State::Queued | State::Running) => Err(Refused::NotNow(self.state)),
-            (Event::Called { state, .. }, ended) => match &self.webhook {
+            (Event::Called { state, failure, .. }, ended) => match &self.webhook {
                 Some(webhook) if webhook.state == WebhookState::Pending => {
-                    Ok(Self { webhook: Some(Webhook { state, ..webhook.clone() }), ..self.clone() })
+                    Ok(Self { webhook: Some(Webhook { state, failure, ..webhook.clone() }), ..self.clone() })
+                }
+                _ => Err(Refused::NotNow(ended)),
+            },
+            (Event::CallAgain, State::Queued | State::Running) => Err(Refused::NotNow(self.state)),
+            (Event::CallAgain, ended) => match &self.webhook {
+                Some(webhook) if webhook.state != WebhookState::Pending => {
+                    let again = Webhook::new(webhook.url.clone(), webhook.secret.clone());
+                    Ok(Self { webhook: Some(Webhook { round: webhook.round + 1, ..again }), ..self.clone() })
                 }
                 _ => Err(Refused::NotNow(ended)),
             },
@@ -238,7 +294,7 @@ impl Record {
     }
 
     fn begun_anew(&self, deadline_ms: u64) -> Self {
-        let webhook = self.webhook.clone().map(|webhook| Webhook { state: WebhookState::Pending, ..webhook });
+        let webhook = self.webhook.clone().map(|webhook| Webhook::new(webhook.url, webhook.secret));
         Self {
             generation: self.generation + 1,
             state: State::Queued,

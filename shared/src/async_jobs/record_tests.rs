@@ -42,15 +42,32 @@ fn what_is_done_is_not_begun_anew() {
 
 #[test]
 fn a_call_is_settled_once_and_only_after_the_end() {
-    let called = |state| Event::Called { generation: 0, state };
+    let called = |state| Event::Called { generation: 0, state, failure: None };
     let url = "https://example.org".to_owned();
-    let webhook = Some(Webhook { url, secret: None, state: WebhookState::Pending });
+    let webhook = Some(Webhook::new(url, None));
     let running = Record { webhook, ..running() };
     assert!(running.apply(called(WebhookState::Delivered), 1).is_err());
     let ended = running.apply(done("x"), 3_000).unwrap();
     let delivered = ended.apply(called(WebhookState::Delivered), 4_000).unwrap();
     assert_eq!(delivered.webhook.as_ref().unwrap().state, WebhookState::Delivered);
     assert!(delivered.apply(called(WebhookState::Failed), 5_000).is_err());
+}
+
+#[test]
+fn a_call_that_was_given_up_tells_why_and_can_be_made_again() {
+    let webhook = Some(Webhook::new("https://example.org".to_owned(), None));
+    let running = Record { webhook, ..running() };
+    assert!(running.apply(Event::CallAgain, 1).is_err(), "it has not ended");
+    let ended = running.apply(done("x"), 3_000).unwrap();
+    assert!(ended.apply(Event::CallAgain, 1).is_err(), "it is being made");
+    let failure = Some(CallFailure { at_ms: 4_000, tries: 5, why: "status 500".to_owned() });
+    let event = Event::Called { generation: 0, state: WebhookState::Failed, failure: failure.clone() };
+    let failed = ended.apply(event, 4_000).unwrap();
+    assert_eq!(failed.webhook.as_ref().unwrap().failure, failure);
+    let again = failed.apply(Event::CallAgain, 5_000).unwrap().webhook.unwrap();
+    assert_eq!((again.state, again.round), (WebhookState::Pending, 1));
+    let none = Record { webhook: None, ..ended };
+    assert!(none.apply(Event::CallAgain, 5_000).is_err(), "nobody is to be called");
 }
 
 #[test]
@@ -63,11 +80,7 @@ fn a_record_survives_json_and_a_newer_field_is_ignored() {
 
 #[test]
 fn a_webhook_does_not_print_its_secret() {
-    let webhook = Webhook {
-        url: "https://h/?token=abc".to_owned(),
-        secret: Some("whsec_abc".to_owned()),
-        state: WebhookState::Pending,
-    };
+    let webhook = Webhook::new("https://h/?token=abc".to_owned(), Some("whsec_abc".to_owned()));
     assert!(!format!("{webhook:?}").contains("abc"));
 }
 
@@ -91,7 +104,12 @@ mod any_order_of_events {
             Just(Event::Cancel),
             Just(Event::Expire),
             Just(Event::Replay { deadline_ms: 50_000 }),
-            generation.prop_map(|generation| Event::Called { generation, state: WebhookState::Delivered }),
+            generation.prop_map(|generation| Event::Called {
+                generation,
+                state: WebhookState::Delivered,
+                failure: None
+            }),
+            Just(Event::CallAgain),
         ]
     }
 
@@ -99,7 +117,7 @@ mod any_order_of_events {
         #[test]
         fn keeps_the_invariants(events in proptest::collection::vec(event(), 0..40)) {
             let url = "https://example.org".to_owned();
-            let webhook = Some(Webhook { url, secret: None, state: WebhookState::Pending });
+            let webhook = Some(Webhook::new(url, None));
             let mut record = Record { webhook, ..record() };
             for (at, event) in events.into_iter().enumerate() {
                 let Ok(next) = record.apply(event.clone(), 1_000 + at as u64) else { continue };

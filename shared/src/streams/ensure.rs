@@ -1,6 +1,6 @@
 //! Creates what is missing, verifies what is there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{Consumer, IntoConsumerConfig, pull};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
@@ -8,7 +8,7 @@ use async_nats::jetstream::{self, ErrorCode, kv, object_store};
 
 use super::fields::{check, of_consumer, of_store, of_stream};
 use super::{
-    Bucket, Objects, Queue, bucket_config, jobs_stream, jobs_stream_config, lane_consumer_config, objects_config,
+    Bucket, DEFINITIONS_VERSION, Durable, Objects, Queue, bucket_config, jobs_stream_config, objects_config,
     queue_config,
 };
 use crate::ids::{Lane, ModelToken};
@@ -22,6 +22,11 @@ pub enum EnsureError {
     )]
     Mismatch { kind: &'static str, name: String, field: &'static str, found: String, wanted: String },
     #[error(
+        "{kind} {name} has definitions of version {found}, newer than this program's {DEFINITIONS_VERSION}, and not said to \
+             be fit for it; start the version that made them"
+    )]
+    Newer { kind: &'static str, name: String, found: u32 },
+    #[error(
         "cannot create {kind} {name}: {cause}; check the broker's JetStream limits, disk and this role's permissions"
     )]
     Create { kind: &'static str, name: String, cause: String },
@@ -32,6 +37,8 @@ pub enum EnsureError {
 /// How often a broker that does not answer is asked again before a process gives up.
 const LOOKS: u32 = 4;
 const LEADER_LOOKS: u32 = 20;
+/// Several times as long as a cluster takes to choose a leader.
+const ELECTION: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The fleet's streams, buckets and object stores, as one process opens them.
@@ -50,6 +57,25 @@ impl Stores {
         &self.args
     }
 
+    /// A cluster that chooses a leader neither shows nor makes anything for some seconds: a process that starts meanwhile does
+    /// not give up.
+    async fn patiently<T, F: Future<Output = Result<T, EnsureError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, EnsureError> {
+        let end = Instant::now() + ELECTION;
+        loop {
+            match attempt().await {
+                Err(EnsureError::Create { .. } | EnsureError::Unavailable(_))
+                    if self.args.durability.replicas() > 1 && Instant::now() < end =>
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Creates the model's stream and its consumers if they are missing, and verifies them if they are not.
     ///
     /// # Errors
@@ -57,8 +83,7 @@ impl Stores {
     pub async fn jobs(&self, token: &ModelToken) -> Result<(), EnsureError> {
         let stream = self.stream(jobs_stream_config(token, &self.args)).await?;
         for lane in Lane::ALL {
-            let name = format!("{}/{}", jobs_stream(token), lane.as_str());
-            self.consumer(&stream, name, lane_consumer_config(token, lane, &self.args)).await?;
+            self.consumer(&stream, &Durable::Lane(token.clone(), lane)).await?;
         }
         Ok(())
     }
@@ -72,11 +97,15 @@ impl Stores {
     }
 
     async fn stream(&self, wanted: StreamConfig) -> Result<Stream<Info>, EnsureError> {
+        self.patiently(|| self.stream_now(wanted.clone())).await
+    }
+
+    async fn stream_now(&self, wanted: StreamConfig) -> Result<Stream<Info>, EnsureError> {
         let mut patience = LOOKS;
         let stream = loop {
             match self.js.get_stream(&wanted.name).await {
                 Ok(stream) => break stream,
-                Err(error) if is_not_found(&error) => break create_stream(&self.js, wanted.clone()).await?,
+                Err(error) if is_not_found(&error) => break create_stream("stream", &self.js, wanted.clone()).await?,
                 // A cluster that chooses a leader does not answer for some seconds.
                 Err(_) if patience > 0 => patience -= 1,
                 Err(error) => return Err(EnsureError::Unavailable(error.to_string())),
@@ -84,33 +113,41 @@ impl Stores {
             tokio::time::sleep(PAUSE).await;
         };
         let found = &stream.cached_info().config;
-        check("stream", &wanted.name, &of_stream(found), &of_stream(&wanted))?;
+        check("stream", &wanted.name, &found.metadata, &of_stream(found), &of_stream(&wanted))?;
         Ok(stream)
     }
 
-    /// Opens a durable consumer of `stream`, called `name` in errors.
+    /// Opens a durable consumer of `stream`, which is its own.
     ///
     /// # Errors
     /// As [`Self::jobs`].
     pub async fn consumer(
         &self,
         stream: &Stream<Info>,
-        name: String,
-        wanted: pull::Config,
+        durable: &Durable,
     ) -> Result<Consumer<pull::Config>, EnsureError> {
+        self.patiently(|| self.consumer_now(stream, durable)).await
+    }
+
+    async fn consumer_now(
+        &self,
+        stream: &Stream<Info>,
+        durable: &Durable,
+    ) -> Result<Consumer<pull::Config>, EnsureError> {
+        let (name, wanted) = (format!("{}/{}", durable.stream(), durable.name()), durable.config(&self.args));
         // Creating a consumer that exists with another configuration is an error in this call, not an update.
         let created = stream.create_consumer_strict(wanted.clone()).await;
         let consumer = match created {
             Ok(consumer) => consumer,
             Err(error) => {
-                let durable = wanted.durable_name.clone().unwrap_or_default();
-                let existing = stream.get_consumer(&durable).await;
+                let existing = stream.get_consumer(&durable.name()).await;
                 let cause = error.to_string();
                 existing.map_err(|_| EnsureError::Create { kind: "consumer", name: name.clone(), cause })?
             }
         };
-        let found = of_consumer(&consumer.cached_info().config);
-        check("consumer", &name, &found, &of_consumer(&wanted.into_consumer_config()))?;
+        let found = &consumer.cached_info().config;
+        let wanted = of_consumer(&wanted.into_consumer_config());
+        check("consumer", &name, &found.metadata, &of_consumer(found), &wanted)?;
         Ok(consumer)
     }
 
@@ -119,29 +156,22 @@ impl Stores {
     /// # Errors
     /// [`EnsureError::Create`] if the broker refuses, [`EnsureError::Mismatch`] if the bucket is kept differently.
     pub async fn bucket(&self, bucket: Bucket) -> Result<kv::Store, EnsureError> {
+        self.patiently(|| self.bucket_now(bucket)).await
+    }
+
+    async fn bucket_now(&self, bucket: Bucket) -> Result<kv::Store, EnsureError> {
         let name = bucket.name().to_owned();
         let wanted = bucket_config(bucket, &self.args);
-        let config = kv::Config {
-            bucket: name.clone(),
-            history: 1,
-            storage: wanted.storage,
-            max_age: wanted.max_age,
-            max_bytes: wanted.max_bytes,
-            num_replicas: wanted.num_replicas,
-            ..Default::default()
-        };
         let store = match self.js.get_key_value(&name).await {
             Ok(store) => store,
-            Err(_) => match self.js.create_key_value(config).await {
-                Ok(store) => store,
-                Err(error) => {
-                    let (kind, cause) = ("bucket", error.to_string());
-                    let existing = self.js.get_key_value(&name).await;
-                    existing.map_err(|_| EnsureError::Create { kind, name: name.clone(), cause })?
-                }
-            },
+            Err(_) => {
+                create_stream("bucket", &self.js, wanted.clone()).await?;
+                let opened = self.js.get_key_value(&name).await;
+                opened.map_err(|error| EnsureError::Unavailable(error.to_string()))?
+            }
         };
-        check("bucket", &name, &of_store(&store.stream.cached_info().config), &of_store(&wanted))?;
+        let found = &store.stream.cached_info().config;
+        check("bucket", &name, &found.metadata, &of_store(found), &of_store(&wanted))?;
         // A replicated bucket that was made a moment ago answers once its replicas have chosen a leader and caught up.
         for _ in 0..LEADER_LOOKS {
             if self.args.durability.replicas() == 1 || store.get("is-there-a-leader").await.is_ok() {
@@ -157,34 +187,28 @@ impl Stores {
     /// # Errors
     /// As [`Self::bucket`].
     pub async fn objects(&self, objects: Objects) -> Result<object_store::ObjectStore, EnsureError> {
+        self.patiently(|| self.objects_now(objects)).await
+    }
+
+    async fn objects_now(&self, objects: Objects) -> Result<object_store::ObjectStore, EnsureError> {
         let name = objects.name().to_owned();
         let wanted = objects_config(objects, &self.args);
-        let config = object_store::Config {
-            bucket: name.clone(),
-            max_age: wanted.max_age,
-            max_bytes: wanted.max_bytes,
-            num_replicas: wanted.num_replicas,
-            ..Default::default()
-        };
-        let store = match self.js.get_object_store(&name).await {
-            Ok(store) => store,
-            Err(_) => match self.js.create_object_store(config).await {
-                Ok(store) => store,
-                Err(error) => {
-                    let (kind, cause) = ("object store", error.to_string());
-                    let existing = self.js.get_object_store(&name).await;
-                    existing.map_err(|_| EnsureError::Create { kind, name: name.clone(), cause })?
-                }
-            },
-        };
-        let stream = self.js.get_stream(&wanted.name).await;
-        let stream = stream.map_err(|error| EnsureError::Unavailable(error.to_string()))?;
-        check("object store", &name, &of_store(&stream.cached_info().config), &of_store(&wanted))?;
-        Ok(store)
+        if self.js.get_object_store(&name).await.is_err() {
+            create_stream("object store", &self.js, wanted.clone()).await?;
+        }
+        let unavailable = |error: String| EnsureError::Unavailable(error);
+        let stream = self.js.get_stream(&wanted.name).await.map_err(|error| unavailable(error.to_string()))?;
+        let found = &stream.cached_info().config;
+        check("object store", &name, &found.metadata, &of_store(found), &of_store(&wanted))?;
+        self.js.get_object_store(&name).await.map_err(|error| unavailable(error.to_string()))
     }
 }
 
-async fn create_stream(js: &jetstream::Context, config: StreamConfig) -> Result<Stream<Info>, EnsureError> {
+async fn create_stream(
+    kind: &'static str,
+    js: &jetstream::Context,
+    config: StreamConfig,
+) -> Result<Stream<Info>, EnsureError> {
     let name = config.name.clone();
     #[expect(clippy::disallowed_methods, reason = "the one place that creates streams")]
     let created = js.create_stream(config).await;
@@ -193,7 +217,7 @@ async fn create_stream(js: &jetstream::Context, config: StreamConfig) -> Result<
         // Another process may have been faster.
         Err(error) => match js.get_stream(&name).await {
             Ok(stream) => Ok(stream),
-            Err(_) => Err(EnsureError::Create { kind: "stream", name, cause: error.to_string() }),
+            Err(_) => Err(EnsureError::Create { kind, name, cause: error.to_string() }),
         },
     }
 }
@@ -212,7 +236,7 @@ mod tests {
         let wanted = jobs_stream_config(&token, &StoreArgs::default());
         let mut found = wanted.clone();
         found.max_bytes = 5;
-        let error = check("stream", "s", &of_stream(&found), &of_stream(&wanted)).unwrap_err();
+        let error = check("stream", "s", &found.metadata, &of_stream(&found), &of_stream(&wanted)).unwrap_err();
         assert!(error.to_string().contains("max_bytes = 5"), "{error}");
     }
 
@@ -221,6 +245,6 @@ mod tests {
         let wanted = jobs_stream_config(&ModelToken::from("m-0123456789"), &StoreArgs::default());
         let mut found = wanted.clone();
         found.metadata.clear();
-        assert!(check("stream", "s", &of_stream(&found), &of_stream(&wanted)).is_err());
+        assert!(check("stream", "s", &found.metadata, &of_stream(&found), &of_stream(&wanted)).is_err());
     }
 }

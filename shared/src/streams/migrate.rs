@@ -5,7 +5,7 @@ use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::consumer::{Config as AnyConsumerConfig, IntoConsumerConfig};
 use async_nats::jetstream::stream::{Config as StreamConfig, State};
 
-use super::fields::{Field, of_consumer, of_store, of_stream};
+use super::fields::{Field, Metadata, Standing, of_consumer, of_store, of_stream, standing};
 use super::{DEFINITIONS_VERSION, VERSION_KEY};
 
 /// What has to happen to one stream, bucket, object store or consumer.
@@ -41,6 +41,7 @@ pub fn store(found: &StreamConfig, state: &State, wanted: &StreamConfig) -> Step
         num_replicas: wanted.num_replicas,
         max_bytes: wanted.max_bytes,
         max_age: wanted.max_age,
+        metadata: found.metadata.clone().into_iter().chain(wanted.metadata.clone()).collect(),
         ..found.clone()
     };
     decide(found, state, config, &of_store(found), &of_store(wanted))
@@ -57,7 +58,7 @@ fn decide(
     if changes.is_empty() {
         return Step::Nothing;
     }
-    if let Some(why) = backward(found.metadata.get(VERSION_KEY)) {
+    if let Some(why) = backward(&found.metadata) {
         return Step::Refuse { changes, why };
     }
     let fixed = found.storage != config.storage || found.retention != config.retention;
@@ -102,12 +103,12 @@ pub fn consumer(found: &AnyConsumerConfig, wanted: &ConsumerConfig) -> Step<Cons
     if changes.is_empty() {
         return Step::Nothing;
     }
-    if let Some(why) = backward(found.metadata.get(VERSION_KEY)) {
+    if let Some(why) = backward(&found.metadata) {
         return Step::Refuse { changes, why };
     }
-    if changes.iter().any(|change| ["filter_subject", "ack_policy"].contains(&change.field)) {
+    if changes.iter().any(|change| ["filter_subject", "ack_policy", "max_waiting"].contains(&change.field)) {
         let why =
-            "what it delivers would change; stop the fleet, delete the consumer and start the new version".to_owned();
+            "this cannot be changed in place; stop the fleet, delete the consumer and start the new version".to_owned();
         return Step::Refuse { changes, why };
     }
     Step::Update { config: wanted.clone(), changes }
@@ -118,14 +119,11 @@ fn changes(has: &[Field], wants: &[Field]) -> Vec<Change> {
     differing.map(|((field, from), (_, to))| Change { field, from: from.clone(), to: to.clone() }).collect()
 }
 
-/// Why these definitions are not ours to change, if they are a newer version's.
-fn backward(version: Option<&String>) -> Option<String> {
-    let number = |text: &str| text.parse::<u32>().ok();
-    let (found, ours) = (version.and_then(|text| number(text)), number(DEFINITIONS_VERSION));
-    (found > ours).then(|| {
-        let found = version.map_or("", String::as_str);
-        format!("its definitions are of version {found}, newer than this program's {DEFINITIONS_VERSION}")
-    })
+/// Why these definitions are not ours to change, if they are a newer version's, whether or not we can work with them.
+fn backward(found: &Metadata) -> Option<String> {
+    let version = found.get(VERSION_KEY)?;
+    (standing(found, DEFINITIONS_VERSION) != Standing::Comparable)
+        .then(|| format!("its definitions are of version {version}, newer than this program's {DEFINITIONS_VERSION}"))
 }
 
 #[cfg(test)]
@@ -135,7 +133,7 @@ mod tests {
     use super::*;
     use crate::ids::{Lane, ModelToken};
     use crate::settings::{Durability, StoreArgs};
-    use crate::streams::{jobs_stream_config, lane_consumer_config};
+    use crate::streams::{Bucket, Durable, READER_KEY, bucket_config, jobs_stream_config};
 
     fn token() -> ModelToken {
         ModelToken::from("m-0123456789")
@@ -197,13 +195,21 @@ mod tests {
             panic!("it is newer")
         };
         assert!(why.contains("99"), "{why}");
+        found.metadata.insert(READER_KEY.to_owned(), "1".to_owned());
+        let step = stream(&found, &holding(0), &config(&StoreArgs::default()));
+        assert!(matches!(step, Step::Refuse { .. }), "that we could work with it does not make it ours");
+        let ours = bucket_config(Bucket::Stats, &StoreArgs::default());
+        let newer = StreamConfig { metadata: found.metadata, ..ours.clone() };
+        assert!(matches!(store(&newer, &holding(0), &ours), Step::Refuse { .. }));
+        let from_before_stores_had_one = StreamConfig { metadata: Metadata::new(), ..ours.clone() };
+        assert_eq!(store(&from_before_stores_had_one, &holding(0), &ours), Step::Nothing);
     }
 
     #[test]
     fn a_consumers_waiting_time_is_changed_in_place_but_not_what_it_delivers() {
         let of = |durability| {
             let stores = StoreArgs { durability, ..StoreArgs::default() };
-            lane_consumer_config(&token(), Lane::High, &stores)
+            Durable::Lane(token(), Lane::High).config(&stores)
         };
         let found = of(Durability::File).into_consumer_config();
         let Step::Update { changes, .. } = consumer(&found, &of(Durability::Replicated)) else { panic!("in place") };

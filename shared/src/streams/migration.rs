@@ -2,17 +2,19 @@
 
 use std::fmt;
 
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{Config as StreamConfig, Info, Stream};
-use async_nats::jetstream::{self, consumer};
 use futures::TryStreamExt;
 
 use super::ensure::is_not_found;
 use super::migrate::{self, Change, Step};
 use super::{
-    Bucket, EnsureError, JOBS_PREFIX, Objects, Queue, Stores, bucket_config, jobs_stream_config, lane_consumer_config,
+    Bucket, Durable, EnsureError, JOBS_PREFIX, Objects, Queue, Stores, bucket_config, jobs_stream_config,
     objects_config, queue_config,
 };
-use crate::ids::{Lane, ModelToken};
+use crate::ids::ModelToken;
+
+const STREAM: &str = "stream";
 
 /// What was found out about one stream, bucket, object store or consumer, and what was done.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,37 +71,36 @@ impl Stores {
 
     async fn pass(&self, apply: bool) -> Result<Vec<Finding>, EnsureError> {
         let mut findings = Vec::new();
-        for queue in Queue::ALL {
-            let wanted = queue_config(queue, &self.args);
-            findings.push(self.migrate_stream("stream", &wanted, migrate::stream, apply).await?);
-        }
-        for bucket in Bucket::ALL {
-            let wanted = bucket_config(bucket, &self.args);
-            findings.push(self.migrate_stream("bucket", &wanted, migrate::store, apply).await?);
-        }
-        for objects in Objects::ALL {
-            let wanted = objects_config(objects, &self.args);
-            findings.push(self.migrate_stream("object store", &wanted, migrate::store, apply).await?);
-        }
-        let names: Vec<String> = self.js.stream_names().try_collect().await.map_err(unavailable)?;
-        for token in names.iter().filter_map(|name| name.strip_prefix(JOBS_PREFIX)).map(ModelToken::from) {
-            let wanted = jobs_stream_config(&token, &self.args);
-            findings.push(self.migrate_stream("stream", &wanted, migrate::stream, apply).await?);
-            let stream = self.js.get_stream(&wanted.name).await.map_err(unavailable)?;
-            for lane in Lane::ALL {
-                findings.push(self.migrate_lane(&stream, &token, lane, apply).await?);
+        for (kind, wanted) in self.definitions().await? {
+            let stream = self.migrate_stream(kind, &wanted, apply).await?;
+            // What is made anew gets its consumers anew.
+            let has_consumers = !matches!(stream.verdict, Verdict::Missing | Verdict::Changed { anew: true, .. });
+            findings.push(stream);
+            if has_consumers {
+                findings.extend(self.migrate_consumers(&wanted.name, apply).await?);
             }
         }
         Ok(findings)
+    }
+
+    /// Every stream that there should be, and those of the models that there are.
+    async fn definitions(&self) -> Result<Vec<(&'static str, StreamConfig)>, EnsureError> {
+        let names: Vec<String> = self.js.stream_names().try_collect().await.map_err(unavailable)?;
+        let tokens = names.iter().filter_map(|name| name.strip_prefix(JOBS_PREFIX)).map(ModelToken::from);
+        let queues = Queue::ALL.map(|queue| (STREAM, queue_config(queue, &self.args)));
+        let buckets = Bucket::ALL.map(|bucket| ("bucket", bucket_config(bucket, &self.args)));
+        let objects = Objects::ALL.map(|objects| ("object store", objects_config(objects, &self.args)));
+        let jobs = tokens.map(|token| (STREAM, jobs_stream_config(&token, &self.args)));
+        Ok(queues.into_iter().chain(buckets).chain(objects).chain(jobs).collect())
     }
 
     async fn migrate_stream(
         &self,
         kind: &'static str,
         wanted: &StreamConfig,
-        decide: fn(&StreamConfig, &jetstream::stream::State, &StreamConfig) -> Step<StreamConfig>,
         apply: bool,
     ) -> Result<Finding, EnsureError> {
+        let decide = if kind == STREAM { migrate::stream } else { migrate::store };
         let name = wanted.name.clone();
         let info = match self.js.get_stream(&name).await {
             Ok(stream) => stream.cached_info().clone(),
@@ -126,11 +127,22 @@ impl Stores {
         Ok(Finding { kind, name, verdict })
     }
 
-    /// If the broker does not take the new definition, an empty stream of the old one is there again.
+    /// With the consumers that it had, so that who takes from it goes on. If the broker does not take the new definition,
+    /// an empty stream of the old one is there again.
     #[expect(clippy::disallowed_methods, reason = "the one place that changes definitions")]
     async fn make_anew(&self, wanted: StreamConfig, before: StreamConfig) -> Result<(), String> {
+        let stream = self.js.get_stream(&wanted.name).await.map_err(|error| error.to_string())?;
+        let had: Vec<String> = stream.consumer_names().try_collect().await.map_err(|error| error.to_string())?;
         self.js.delete_stream(&wanted.name).await.map_err(|error| error.to_string())?;
-        let Err(error) = self.js.create_stream(wanted).await else { return Ok(()) };
+        let created = self.js.create_stream(wanted).await;
+        let Err(error) = created else {
+            for durable in had.iter().filter_map(|name| Durable::find(&before.name, name)) {
+                let made: Result<consumer::PullConsumer, _> =
+                    stream.create_consumer_strict(durable.config(&self.args)).await;
+                made.map_err(|error| format!("its consumer {}: {error}", durable.name()))?;
+            }
+            return Ok(());
+        };
         match self.js.create_stream(before).await {
             Ok(_) => Err(format!("{error}; it is as before")),
             Err(again) => {
@@ -139,19 +151,37 @@ impl Stores {
         }
     }
 
-    async fn migrate_lane(
+    /// Those that a stream should have, and of those that come with the models the ones that it has.
+    async fn migrate_consumers(&self, stream: &str, apply: bool) -> Result<Vec<Finding>, EnsureError> {
+        let stream = self.js.get_stream(stream).await.map_err(unavailable)?;
+        let name = &stream.cached_info().config.name;
+        let mut found: Vec<String> = stream.consumer_names().try_collect().await.map_err(unavailable)?;
+        found.sort();
+        let mut durables = Durable::always_on(name);
+        let others = found.iter().filter_map(|found| Durable::find(name, found));
+        let others: Vec<Durable> = others.filter(|durable| !durables.contains(durable)).collect();
+        durables.extend(others);
+        let mut findings = Vec::new();
+        for durable in durables {
+            let is_there = found.contains(&durable.name());
+            findings.push(self.migrate_consumer(&stream, &durable, is_there, apply).await?);
+        }
+        Ok(findings)
+    }
+
+    async fn migrate_consumer(
         &self,
         stream: &Stream<Info>,
-        token: &ModelToken,
-        lane: Lane,
+        durable: &Durable,
+        is_there: bool,
         apply: bool,
     ) -> Result<Finding, EnsureError> {
-        let (kind, name) = ("consumer", format!("{}/{}", stream.cached_info().config.name, lane.as_str()));
-        let wanted = lane_consumer_config(token, lane, &self.args);
-        let Ok(found) = stream.consumer_info(lane.as_str()).await else {
+        let (kind, name) = ("consumer", format!("{}/{}", durable.stream(), durable.name()));
+        if !is_there {
             return Ok(Finding { kind, name, verdict: Verdict::Missing });
-        };
-        let verdict = match migrate::consumer(&found.config, &wanted) {
+        }
+        let found = stream.consumer_info(durable.name()).await.map_err(unavailable)?;
+        let verdict = match migrate::consumer(&found.config, &durable.config(&self.args)) {
             Step::Nothing => Verdict::Current,
             Step::Refuse { changes, why } => Verdict::Refused { changes, why },
             Step::Update { config, changes } | Step::Recreate { config, changes } => {

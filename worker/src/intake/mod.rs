@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subscriber};
-use forebay_shared::ack::AckSubject;
+use forebay_shared::ack::{self, AckSubject};
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec::{self, CodecError};
@@ -35,7 +35,7 @@ use crate::fence::{Admission, Fence, LOOK};
 use crate::gauge::Waiting;
 use crate::herald::Herald;
 use crate::prepare::Preparer;
-use crate::quarantine::{OwnDeliveries, Quarantine};
+use crate::quarantine::{MessageName, OwnDeliveries, Quarantine};
 use crate::reply::ReplySender;
 use crate::telemetry::ModelCounters;
 use credit::Holdings;
@@ -264,7 +264,8 @@ impl Intake {
         let ack = message.reply?;
         let info = AckSubject::parse(&ack)?;
         // Whether nobody else was ever handed this message.
-        let only_ours = own.note(lane, info.stream_seq, info.delivered);
+        let stored_us = ack::stored_us(&ack).unwrap_or_default();
+        let only_ours = own.note(MessageName { lane, stream_seq: info.stream_seq, stored_us }, info.delivered);
         // Before it is read: what cannot be read would be given back, out of the hands of whoever has it now.
         if self.deliveries.lease_over(since, Instant::now()) {
             return None;

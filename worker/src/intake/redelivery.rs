@@ -2,7 +2,8 @@
 //!
 //! The first worker may have died, or only its answer was lost, or the client has left. The api that sent the jobs knows.
 //! - wanted: to the [`crate::quarantine`], one by one and apart from others, because one of them may be what its worker died
-//!   of; at once and together where nobody but this process was ever handed the message;
+//!   of; at once and together where nobody but this process was ever handed the message; not at all where the broker would
+//!   not deliver it again if this worker died of it: its jobs are answered as not run;
 //! - not wanted any more: acknowledged and dropped;
 //! - nobody there: the api is gone, and with it whoever waited, or it is only reconnecting, as everybody is after the
 //!   broker was away. So it is asked again later, and dropped when nobody was there up to delivery [`GONE_AFTER`], or when
@@ -36,6 +37,27 @@ pub(super) struct Attempt {
     pub(super) delivered: u64,
     /// Nobody else was ever handed it: it cannot have ended anybody.
     pub(super) only_ours: bool,
+}
+
+/// How jobs of a redelivered message run that are still wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// At once, as if it were the first delivery.
+    Together,
+    /// One by one: one of them may be what its worker died of.
+    Apart,
+    /// Not at all: a worker that died of them now would leave a message behind that nobody is handed again.
+    NotRun,
+}
+
+impl Attempt {
+    fn way(self) -> Way {
+        match (self.only_ours, may_return(self.delivered)) {
+            (true, _) => Way::Together,
+            (false, true) => Way::Apart,
+            (false, false) => Way::NotRun,
+        }
+    }
 }
 
 /// What the api said.
@@ -74,25 +96,35 @@ impl Intake {
                 }
                 self.release(delivery.lane, &dropped);
                 self.deliveries.finished(&delivery, dropped.len());
-                if attempt.only_ours {
-                    return self.preparer.prepare(delivery, wanted, None);
+                match attempt.way() {
+                    Way::Together => self.preparer.prepare(delivery, wanted, None),
+                    Way::Apart => {
+                        // Suspects are counted there, so that ordinary work goes on beside them.
+                        self.release(delivery.lane, &wanted);
+                        self.quarantine.take(delivery, wanted, delivered).await;
+                    }
+                    Way::NotRun => self.not_run(delivery, &wanted, delivered),
                 }
-                // Suspects are counted there, so that ordinary work goes on beside them.
-                self.release(delivery.lane, &wanted);
-                self.quarantine.take(delivery, wanted, delivered).await;
             }
             Answer::Nobody if delivered >= GONE_AFTER || self.is_over(&jobs) => {
                 self.counters.cancelled.inc_by(jobs.len() as u64);
                 self.counters.saved(SavedReason::Cancelled, estimate(&jobs));
                 self.settle(&delivery, &jobs, "+ACK").await;
             }
-            Answer::Nobody | Answer::Silence if !may_return(delivered) => {
-                tracing::warn!(delivered, "a message was given back too often; its jobs are answered as not run");
-                self.release(delivery.lane, &jobs);
-                self.results.not_run(delivery, jobs.iter().map(|job| job.id));
-            }
+            Answer::Nobody | Answer::Silence if !may_return(delivered) => self.not_run(delivery, &jobs, delivered),
             Answer::Nobody | Answer::Silence => self.settle(&delivery, &jobs, TRY_AGAIN).await,
         }
+    }
+
+    /// The last delivery that the broker makes must end in an answer, whatever becomes of this worker.
+    fn not_run(&self, delivery: Arc<Delivery>, jobs: &[Job], delivered: u64) {
+        self.release(delivery.lane, jobs);
+        tracing::warn!(
+            delivered,
+            jobs = jobs.len(),
+            "a message was delivered too often; its jobs are answered as not run"
+        );
+        self.results.not_run(delivery, jobs.iter().map(|job| job.id));
     }
 
     async fn ask(&self, delivery: &Delivery, jobs: &[Job]) -> Answer {
@@ -122,5 +154,28 @@ impl Intake {
             let _lost = self.link.client.publish(delivery.ack.clone(), word.into()).await;
         }
         self.deliveries.finished(delivery, jobs.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_shared::streams::MAX_DELIVER;
+
+    use super::*;
+
+    fn way(delivered: u64, only_ours: bool) -> Way {
+        Attempt { delivered, only_ours }.way()
+    }
+
+    #[test]
+    fn what_another_worker_had_runs_apart_as_long_as_its_message_can_come_back() {
+        let last = MAX_DELIVER.unsigned_abs();
+        assert_eq!((way(2, false), way(last - 2, false)), (Way::Apart, Way::Apart));
+        assert_eq!((way(last - 1, false), way(last, false)), (Way::NotRun, Way::NotRun));
+    }
+
+    #[test]
+    fn what_only_we_had_has_ended_nobody() {
+        assert_eq!((way(2, true), way(MAX_DELIVER.unsigned_abs(), true)), (Way::Together, Way::Together));
     }
 }

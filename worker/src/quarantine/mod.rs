@@ -40,14 +40,15 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::cancelled::Cancellations;
 use crate::delivery::{Deliveries, Delivery, may_return};
+use crate::fence::LOOK;
 use crate::gauge::Waiting;
 use crate::intake::estimated_tokens;
 use crate::prepare::Preparer;
 use crate::reply::{Failed, ReplySender};
 use crate::telemetry::ModelCounters;
 use attempts::{Attempts, Begun, RecordError, Started};
-pub(crate) use policy::OwnDeliveries;
 use policy::SuspectQueue;
+pub(crate) use policy::{MessageName, OwnDeliveries};
 
 /// Most suspects that wait in one worker.
 const MAX_JOBS: usize = 512;
@@ -212,7 +213,7 @@ impl Quarantine {
     async fn run_one(&self, attempts: &Attempts, suspect: Suspect, ended: &mut Vec<Started>) -> Option<Started> {
         let Suspect { delivery, job, attempt } = suspect;
         let tools = &self.tools;
-        if !self.is_ours(&delivery) {
+        if !self.becomes_ours(&delivery).await {
             // Another worker has it by now.
             tools.counters.cancelled.inc();
             tools.deliveries.finished(&delivery, 1);
@@ -332,6 +333,18 @@ impl Quarantine {
             let _lost = self.tools.link.client.publish(delivery.ack.clone(), word.into()).await;
         }
         self.tools.deliveries.finished(delivery, jobs);
+    }
+
+    /// Waits while nothing but the fence keeps a delivery from being ours: this process was stopped for a moment, and hears from
+    /// the broker soon. False once another worker has it.
+    async fn becomes_ours(&self, delivery: &Delivery) -> bool {
+        while !self.is_ours(delivery) {
+            if delivery.is_lost(self.tools.link.epoch(), Instant::now()) {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        true
     }
 
     fn is_ours(&self, delivery: &Delivery) -> bool {

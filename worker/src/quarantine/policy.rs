@@ -134,15 +134,24 @@ impl<T> SuspectQueue<T> {
     }
 }
 
-/// Own deliveries of messages, by lane and stream sequence: a message that **only this process** was ever handed cannot
-/// have ended anybody, because this process is alive. It is no suspect, however often it came.
+/// Names a message also where its stream is made anew and counts from 1 again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct MessageName {
+    pub(crate) lane: Lane,
+    pub(crate) stream_seq: u64,
+    /// In broker time.
+    pub(crate) stored_us: u64,
+}
+
+/// Own deliveries of messages: one that **only this process** was ever handed cannot have ended anybody, because this
+/// process is alive. It is no suspect, however often it came.
 ///
 /// That is what makes a restart of the broker, or of the connection, cheap where it brings back what the same worker had.
 /// Bounded: what is forgotten is a suspect, which is safe.
 #[derive(Debug)]
 pub(crate) struct OwnDeliveries {
-    seen: rustc_hash::FxHashMap<(Lane, u64), u64>,
-    order: VecDeque<(Lane, u64)>,
+    seen: rustc_hash::FxHashMap<MessageName, u64>,
+    order: VecDeque<MessageName>,
     capacity: usize,
 }
 
@@ -152,18 +161,17 @@ impl OwnDeliveries {
     }
 
     /// Notes delivery number `delivered` of a message to this process; true if every one before was to it as well.
-    pub(crate) fn note(&mut self, lane: Lane, stream_seq: u64, delivered: u64) -> bool {
-        let key = (lane, stream_seq);
-        let before = match self.seen.get(&key) {
-            // A sequence can begin anew with its stream.
+    pub(crate) fn note(&mut self, message: MessageName, delivered: u64) -> bool {
+        let before = match self.seen.get(&message) {
+            // A consumer that was made anew delivers what is left from the beginning.
             Some(_) if delivered == 1 => 0,
             Some(before) => *before,
             None => {
-                self.order.push_back(key);
+                self.order.push_back(message);
                 0
             }
         };
-        self.seen.insert(key, before + 1);
+        self.seen.insert(message, before + 1);
         if self.order.len() > self.capacity
             && let Some(oldest) = self.order.pop_front()
         {

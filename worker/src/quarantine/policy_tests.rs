@@ -72,15 +72,24 @@ fn a_higher_lane_goes_first_and_the_oldest_of_a_lane() {
     assert_eq!(std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>(), ["b", "a", "c"]);
 }
 
+const FIRST: MessageName = MessageName { lane: Lane::Normal, stream_seq: 5, stored_us: 70 };
+
 #[test]
 fn a_message_that_only_we_have_had_is_no_suspect() {
     let mut own = OwnDeliveries::new(8);
-    assert!(own.note(Lane::Normal, 5, 1));
-    assert!(own.note(Lane::Normal, 5, 2), "after a reconnect");
-    assert!(!own.note(Lane::Normal, 5, 4), "somebody else had it in between");
-    assert!(!own.note(Lane::Normal, 5, 5));
-    assert!(!own.note(Lane::High, 5, 2), "another lane's sequence");
-    assert!(!own.note(Lane::Normal, 6, 2), "taken over from another");
+    assert!(own.note(FIRST, 1));
+    assert!(own.note(FIRST, 2), "after a reconnect");
+    assert!(!own.note(FIRST, 4), "somebody else had it in between");
+    assert!(!own.note(FIRST, 5));
+    assert!(!own.note(MessageName { lane: Lane::High, ..FIRST }, 2), "another lane's sequence");
+    assert!(!own.note(MessageName { stream_seq: 6, ..FIRST }, 2), "taken over from another");
+}
+
+#[test]
+fn a_message_of_a_queue_that_was_made_anew_is_not_the_one_that_had_its_number_before() {
+    let mut own = OwnDeliveries::new(8);
+    assert!(own.note(FIRST, 1));
+    assert!(!own.note(MessageName { stored_us: 90, ..FIRST }, 2), "another worker may have died of it");
 }
 
 proptest! {
@@ -97,7 +106,7 @@ proptest! {
         for (seq, to_us) in history {
             delivered[seq as usize] += 1;
             if to_us {
-                let trusted = own.note(Lane::Normal, seq, delivered[seq as usize]);
+                let trusted = own.note(MessageName { stream_seq: seq, ..FIRST }, delivered[seq as usize]);
                 prop_assert!(!(trusted && others[seq as usize]), "{seq} was with another worker");
                 prop_assert!(trusted || others[seq as usize] || capacity < 6);
             } else {

@@ -10,7 +10,9 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{AckKind, Message};
-use forebay_shared::async_jobs::{Call, ChangeError, Event, JobKey, Record, ResultRef, Webhook, WebhookState};
+use forebay_shared::async_jobs::{
+    Call, CallFailure, ChangeError, Event, JobKey, Record, ResultRef, Webhook, WebhookState,
+};
 use forebay_shared::metrics::CallOutcome;
 use forebay_shared::streams::ack_wait;
 use forebay_shared::{codec, subjects};
@@ -37,15 +39,35 @@ const PULL: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of a try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Tried {
     Delivered,
-    /// The receiver may take it later.
-    Failed,
+    /// The receiver may take it later. Why not now, for its owner to read.
+    Failed(String),
     /// The receiver said that it does not want any more (410).
     Gone,
     /// It must not be called.
     Refused,
+}
+
+/// What becomes of a call after a try.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Delivered,
+    Again,
+    GivenUp(String),
+}
+
+impl Tried {
+    fn fate(self, is_last: bool) -> (CallOutcome, Fate) {
+        match self {
+            Self::Delivered => (CallOutcome::Delivered, Fate::Delivered),
+            Self::Failed(why) if is_last => (CallOutcome::GivenUp, Fate::GivenUp(why)),
+            Self::Failed(_) => (CallOutcome::Retried, Fate::Again),
+            Self::Gone => (CallOutcome::GivenUp, Fate::GivenUp("status 410: it wants no more calls".to_owned())),
+            Self::Refused => (CallOutcome::Refused, Fate::GivenUp("its address must not be called".to_owned())),
+        }
+    }
 }
 
 /// What is sent.
@@ -127,43 +149,46 @@ impl Jobs {
             }
         };
         let attempt = before.made.saturating_add(1);
-        let last = attempt >= self.args.webhook_attempts;
-        let (outcome, state) = match tried {
-            Tried::Delivered => (CallOutcome::Delivered, Some(WebhookState::Delivered)),
-            Tried::Refused => (CallOutcome::Refused, Some(WebhookState::Failed)),
-            Tried::Gone => (CallOutcome::GivenUp, Some(WebhookState::Failed)),
-            Tried::Failed if last => (CallOutcome::GivenUp, Some(WebhookState::Failed)),
-            Tried::Failed => (CallOutcome::Retried, None),
-        };
+        let (outcome, fate) = tried.fate(attempt >= self.args.webhook_attempts);
         self.metrics.webhook_deliveries_total.with(&(outcome,)).inc();
-        let Some(state) = state else {
-            let (min, max) = (self.args.webhook_retry_min, self.args.webhook_retry_max);
-            let pause = backoff::pause(attempt, min, max, rand::random());
-            return match self.try_later(&call, message, attempt, pause).await {
-                Ok(()) => AckKind::Ack,
-                Err(error) => {
-                    tracing::debug!(%error, "a try of a webhook cannot be counted");
-                    AckKind::Nak(Some(pause))
-                }
-            };
+        let (state, failure) = match fate {
+            Fate::Again => {
+                let (min, max) = (self.args.webhook_retry_min, self.args.webhook_retry_max);
+                let pause = backoff::pause(attempt, min, max, rand::random());
+                let id = format!("{}:{attempt}", call.message_id(webhook.round));
+                return match self.try_later(&call, message, id, attempt, pause).await {
+                    Ok(()) => AckKind::Ack,
+                    Err(error) => {
+                        tracing::debug!(%error, "a try of a webhook cannot be counted");
+                        AckKind::Nak(Some(pause))
+                    }
+                };
+            }
+            Fate::Delivered => (WebhookState::Delivered, None),
+            Fate::GivenUp(why) => {
+                tracing::info!(job = %call.job, attempt, outcome = outcome.as_str(), "a webhook is given up");
+                (WebhookState::Failed, Some(CallFailure { at_ms: self.now_ms(), tries: attempt, why }))
+            }
         };
-        if state == WebhookState::Failed {
-            tracing::info!(job = %call.job, attempt, outcome = outcome.as_str(), "a webhook is given up");
-        }
-        match self.records.change(&key, &Event::Called { generation: call.generation, state }, self.now_ms()).await {
+        let event = Event::Called { generation: call.generation, state, failure };
+        match self.records.change(&key, &event, self.now_ms()).await {
             Err(ChangeError::Store(_)) => AckKind::Nak(Some(PAUSE)),
             Ok(_) | Err(ChangeError::NotFound | ChangeError::Refused(..)) => AckKind::Ack,
         }
     }
 
     /// Puts the next try on the queue in the place of this one. Repeatable: the queue takes it once.
-    async fn try_later(&self, call: &Call, message: &Message, made: u32, pause: Duration) -> anyhow::Result<()> {
+    async fn try_later(
+        &self,
+        call: &Call,
+        message: &Message,
+        id: String,
+        made: u32,
+        pause: Duration,
+    ) -> anyhow::Result<()> {
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         let tries = Tries { made, not_before_ms: self.now_ms().saturating_add(pause_ms) };
-        let next = PublishMessage::build()
-            .payload(message.payload.clone())
-            .headers(tries.to_headers())
-            .message_id(format!("{}:{}:webhook:{made}", call.job, call.generation));
+        let next = PublishMessage::build().payload(message.payload.clone()).headers(tries.to_headers()).message_id(id);
         self.js.send_publish(subjects::webhook(&call.job), next).await?.await?;
         Ok(())
     }
@@ -172,12 +197,13 @@ impl Jobs {
         let Ok(url) = target::check(&webhook.url, self.args.webhook_allow_private) else { return Tried::Refused };
         let Some(secret) = webhook.secret.as_ref().or(self.fleet_secret.as_ref()) else {
             tracing::warn!("a webhook cannot be signed: it has no secret, and there is no --webhook-secret-file");
-            return Tried::Failed;
+            return Tried::Failed("it has no secret to be signed with".to_owned());
         };
-        let Some(body) = body(record) else { return Tried::Failed };
+        let unsigned = || Tried::Failed("it could not be written and signed".to_owned());
+        let Some(body) = body(record) else { return unsigned() };
         let (id, timestamp) = (call.id(), (self.now_ms() / 1_000).cast_signed());
         let signed = standardwebhooks::Webhook::new(secret).and_then(|key| key.sign(&id, timestamp, &body));
-        let Ok(signature) = signed else { return Tried::Failed };
+        let Ok(signature) = signed else { return unsigned() };
         let sent = client
             .post(url)
             .header("content-type", "application/json")
@@ -191,14 +217,16 @@ impl Jobs {
             Ok(response) if response.status().is_success() => Tried::Delivered,
             Ok(response) if response.status() == reqwest::StatusCode::GONE => Tried::Gone,
             Ok(response) => {
-                tracing::debug!(job = %call.job, status = response.status().as_u16(), "a webhook was not taken");
-                Tried::Failed
+                let status = response.status().as_u16();
+                tracing::debug!(job = %call.job, status, "a webhook was not taken");
+                Tried::Failed(format!("status {status}"))
             }
             Err(error) if target::was_refused(&error) => Tried::Refused,
             Err(error) => {
                 // Without the address: it may carry a token.
+                let why = if error.is_timeout() { "no answer in time" } else { "not reached" };
                 tracing::debug!(job = %call.job, error = %error.without_url(), "a webhook was not reached");
-                Tried::Failed
+                Tried::Failed(why.to_owned())
             }
         }
     }
@@ -220,4 +248,20 @@ fn body(record: &Record) -> Option<Vec<u8>> {
     };
     let r#type = format!("job.{}", record.state.as_str());
     serde_json::to_vec(&Payload { r#type, timestamp: ended.format(&Rfc3339).ok()?, data }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_given_up_after_its_last_try_or_when_another_cannot_help() {
+        let failed = || Tried::Failed("status 500".to_owned());
+        assert_eq!(failed().fate(false), (CallOutcome::Retried, Fate::Again));
+        assert_eq!(failed().fate(true), (CallOutcome::GivenUp, Fate::GivenUp("status 500".to_owned())));
+        for tried in [Tried::Gone, Tried::Refused] {
+            assert!(matches!(tried.fate(false).1, Fate::GivenUp(_)));
+        }
+        assert_eq!(Tried::Delivered.fate(true).1, Fate::Delivered);
+    }
 }

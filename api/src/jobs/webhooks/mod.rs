@@ -17,8 +17,7 @@ mod tries;
 use std::sync::Arc;
 
 use anyhow::Context;
-use forebay_shared::streams::{Bucket, Queue, patient_consumer};
-use forebay_shared::subjects;
+use forebay_shared::streams::{Durable, Queue};
 
 use super::Jobs;
 
@@ -37,12 +36,8 @@ pub fn check_secret(secret: &str) -> Result<(), &'static str> {
 pub(super) async fn start(jobs: &Arc<Jobs>) -> anyhow::Result<()> {
     let stores = &jobs.stores;
     let queue = stores.queue(Queue::Webhooks).await?;
-    let config = patient_consumer("deliveries", subjects::WEBHOOKS_ALL.to_owned(), stores.args());
-    let deliveries = stores.consumer(&queue, format!("{}/deliveries", Queue::Webhooks.name()), config).await?;
-    let changes = format!("$KV.{}.>", Bucket::Records.name());
-    let config = patient_consumer("webhooks", changes, stores.args());
-    let records = &jobs.records.bucket().stream;
-    let outbox = stores.consumer(records, format!("{}/webhooks", records.cached_info().config.name), config).await?;
+    let deliveries = stores.consumer(&queue, &Durable::WebhookCalls).await?;
+    let outbox = stores.consumer(&jobs.records.bucket().stream, &Durable::WebhookOutbox).await?;
     let client = target::client(jobs.args.webhook_allow_private, jobs.args.webhook_timeout)
         .context("cannot make an HTTP client for webhooks")?;
     tokio::spawn(outbox::run(Arc::clone(jobs), outbox));

@@ -35,10 +35,8 @@ async fn take(jobs: &Jobs, changes: &Consumer<pull::Config>) -> anyhow::Result<(
     let mut batch = changes.batch().max_messages(PULL_MESSAGES).expires(PULL).messages().await?;
     while let Some(message) = batch.next().await {
         let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
-        if let Some(call) = call_of(&message) {
-            let publish = PublishMessage::build()
-                .payload(codec::encode(&call)?)
-                .message_id(format!("{}:{}:webhook", call.job, call.generation));
+        if let Some((call, round)) = call_of(&message) {
+            let publish = PublishMessage::build().payload(codec::encode(&call)?).message_id(call.message_id(round));
             // Only then is the change dealt with: a failure leaves it to be delivered again.
             jobs.js.send_publish(subjects::webhook(&call.job), publish).await?.await?;
         }
@@ -47,12 +45,10 @@ async fn take(jobs: &Jobs, changes: &Consumer<pull::Config>) -> anyhow::Result<(
     Ok(())
 }
 
-fn call_of(change: &Message) -> Option<Call> {
+/// The call that a change asks for, and its round.
+fn call_of(change: &Message) -> Option<(Call, u64)> {
     let record: Record = serde_json::from_slice(&change.payload).ok()?;
-    let wanted = record.webhook.as_ref().is_some_and(|webhook| webhook.state == WebhookState::Pending);
-    (wanted && record.state.is_terminal()).then_some(Call {
-        tenant: record.tenant,
-        job: record.id,
-        generation: record.generation,
-    })
+    let webhook = record.webhook.as_ref().filter(|webhook| webhook.state == WebhookState::Pending)?;
+    let call = Call { tenant: record.tenant, job: record.id, generation: record.generation };
+    record.state.is_terminal().then_some((call, webhook.round))
 }

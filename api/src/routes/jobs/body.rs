@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use forebay_shared::async_jobs::{Webhook, WebhookState};
+use forebay_shared::async_jobs::Webhook;
 use forebay_shared::ids::Lane;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -143,7 +143,7 @@ fn webhook(value: &Value, allowed: Allowed) -> Result<Option<Webhook>, Failure> 
             Some(secret.to_owned())
         }
     };
-    Ok(Some(Webhook { url: url.to_owned(), secret, state: WebhookState::Pending }))
+    Ok(Some(Webhook::new(url.to_owned(), secret)))
 }
 
 fn metadata(value: Value) -> Result<BTreeMap<String, String>, Failure> {
