@@ -6,6 +6,14 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use forebay_api::batches::part::{Segment, Step};
+use forebay_api::batches::records::Records;
+use forebay_api::files::Files;
+use forebay_shared::clock::BrokerClock;
+use forebay_shared::codec;
+use forebay_shared::ids::TenantName;
+use forebay_shared::subjects;
 use serde_json::{Value, json};
 use support::batch::{Batches, line, lines, occurrences};
 use support::{Client, Cluster, ClusterOptions, eventually, queue, verify};
@@ -228,9 +236,82 @@ async fn a_full_store_refuses_what_is_new_and_a_batch_goes_on_when_something_is_
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn a_file_of_more_pieces_than_one_message_can_list_is_read_and_removed_like_any_other() {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let js = jetstream::new(cluster.broker_client().await);
+    let records = Records::new(js.get_key_value("FOREBAY_BATCHES").await.unwrap());
+    let objects = js.get_object_store("FOREBAY_FILES").await.unwrap();
+    let (clock, keep) = (BrokerClock::from_wall_clock(), Duration::from_secs(3_600));
+    let files = Files::new(records.clone(), objects, js.clone(), clock, 1 << 30, keep);
+    let (tenant, id) = (TenantName::default(), "file-of-many");
+    // Their names alone are more than a message carries.
+    let segments: Vec<Segment> = (0..20_000).map(|i| Segment { object: format!("part-{i:032}"), bytes: 3 }).collect();
+    files.keep_segments(&tenant, id, "x.jsonl".to_owned(), segments.clone(), None).await.unwrap();
+    let file = files.find(&tenant, id).await.unwrap().unwrap();
+    assert_eq!(file.bytes, 60_000);
+    assert_eq!(files.segments(&file).await.unwrap(), segments);
+    assert_eq!(records.count(&js, "segments.file-of-many.").await.unwrap(), 2);
+    files.remove(&file).await.unwrap();
+    assert_eq!(records.count(&js, "segments.file-of-many.").await.unwrap(), 0);
+    assert!(files.find(&tenant, id).await.unwrap().is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn lines_that_wait_for_a_worker_do_not_fail_however_often_their_api_is_restarted() {
+    let api_args = ["--no-worker-after", "1s"].map(str::to_owned).into();
+    let (cluster, batches) = start(ClusterOptions { api_args, ..ClusterOptions::default() }).await;
+    cluster.worker(0).kill9();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let id = batches.begin(lines("identity", 3).as_bytes()).await;
+    let js = jetstream::new(cluster.broker_client().await);
+    let deliveries = async || {
+        let run: PullConsumer = js.get_consumer_from_stream("run", "FOREBAY_PARTS").await.unwrap();
+        run.cached_info().delivered.consumer_sequence
+    };
+    // More than would be a part's own fault.
+    for restart in 1..=18 {
+        let what = format!("the part is held for the time number {restart}");
+        eventually(&what, LONG, || async { deliveries().await >= restart }).await;
+        cluster.api(0).terminate(LONG).await;
+        cluster.api(0).restart();
+    }
+    cluster.worker(0).restart();
+    let batch = batches.ends(&id, LONG).await;
+    assert_eq!(batch["request_counts"], json!({ "total": 3, "completed": 3, "failed": 0 }), "{batch}");
+    queue::is_empty_in_the_end(&cluster).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_ends_without_files_leaves_no_answers_behind() {
+    let options = ClusterOptions {
+        model: "simulated".to_owned(),
+        env: vec![("FOREBAY_SIMULATED_BASE", "20ms".to_owned()), ("FOREBAY_BATCH_MAX_ROWS", "32".to_owned())],
+        ..ClusterOptions::default()
+    };
+    let (cluster, batches) = start(options).await;
+    let id = batches.begin(lines("simulated", 20_000).as_bytes()).await;
+    let batch = batches.reaches(&id, 500, LONG).await;
+    let input = format!("/v1/files/{}", batch["input_file_id"].as_str().unwrap());
+    assert_eq!(batches.ask("DELETE", &input, "application/json", b"").await.status, 200);
+    assert!(used_bytes(&cluster).await > 100_000, "parts have ended");
+    // As a repair does, which takes minutes to come to it.
+    let js = jetstream::new(cluster.broker_client().await);
+    let step = Step { batch: id.clone(), tenant: TenantName::default() };
+    let subject = subjects::batch_step(&step.tenant);
+    js.publish(subject, codec::encode(&step).unwrap()).await.unwrap().await.unwrap();
+    let batch = batches.ends(&id, LONG).await;
+    assert_eq!((&batch["status"], &batch["output_file_id"]), (&json!("failed"), &Value::Null), "{batch}");
+    queue::is_empty_in_the_end(&cluster).await;
+    eventually("nothing is left in the store", LONG, || async { used_bytes(&cluster).await == 0 }).await;
+    cluster.stop().await;
+}
+
 /// Bytes in the store of files.
 async fn used_bytes(cluster: &Cluster) -> u64 {
-    let js = async_nats::jetstream::new(cluster.broker_client().await);
+    let js = jetstream::new(cluster.broker_client().await);
     forebay_shared::streams::level(&js, "OBJ_FOREBAY_FILES").await.unwrap().used_bytes
 }
 

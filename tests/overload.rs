@@ -5,9 +5,10 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use support::{Cluster, ClusterOptions, Load, Report};
+use serde_json::json;
+use support::{Client, Cluster, ClusterOptions, Load, Report};
 
 /// How large everything is.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +32,7 @@ async fn start(size: Size, by_deadline: bool) -> Cluster {
 async fn capacity(cluster: &Cluster, size: Size) -> f64 {
     let load = Load::new(cluster).concurrency(4 * size.batch_rows).start();
     load.progress(4 * size.batch_rows, Duration::from_secs(20)).await;
-    let (before, begin) = (load.right(), std::time::Instant::now());
+    let (before, begin) = (load.right(), Instant::now());
     tokio::time::sleep(size.duration / 2).await;
     let rate = (load.right() - before) as f64 / begin.elapsed().as_secs_f64();
     load.stop().await;
@@ -46,6 +47,27 @@ async fn offer(cluster: &Cluster, size: Size, per_second: f64) -> (Report, f64) 
     (report, goodput)
 }
 
+/// Asks beside the load until it is refused for its deadline: what a client needs to know is in the answer.
+async fn a_refusal_says_when(cluster: &Cluster, size: Size) {
+    let body = json!({ "model": cluster.model_name(), "input": "x" });
+    let mut client = Client::new(cluster.api(0).addr()).header("x-request-timeout", "0.2");
+    let end = Instant::now() + size.duration;
+    let refusal = loop {
+        let answer = client.post("/v1/embeddings", &body).await.unwrap();
+        if answer.status == 503 && answer.json()["error"]["code"] == "deadline_unreachable" {
+            break answer;
+        }
+        assert!(Instant::now() < end, "nothing was refused for its deadline; the last answer: {}", answer.text());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let millis = |name: &str| refusal.header(name).and_then(|value| value.parse::<u64>().ok());
+    let (seconds, millis) = (millis("retry-after").unwrap(), millis("retry-after-ms").unwrap());
+    assert!(seconds >= 1 && millis >= 1 && seconds == millis.div_ceil(1_000), "{seconds} s, {millis} ms");
+    let text = refusal.json()["error"]["message"].as_str().unwrap().to_owned();
+    let estimate = text.split("about ").nth(1).and_then(|rest| rest.split(" ms").next()?.parse::<u64>().ok());
+    assert!(estimate.is_some_and(|estimate| estimate > 200), "{text}");
+}
+
 #[tokio::test]
 async fn under_threefold_overload_the_capacity_is_spent_on_answers_in_time() {
     let size = Size {
@@ -55,10 +77,14 @@ async fn under_threefold_overload_the_capacity_is_spent_on_answers_in_time() {
         duration: Duration::from_secs(6),
     };
     let cluster = start(size, true).await;
-    let capacity = capacity(&cluster, size).await;
-    let (report, goodput) = offer(&cluster, size, 3.0 * capacity).await;
+    let before = capacity(&cluster, size).await;
+    let ((report, goodput), ()) =
+        tokio::join!(offer(&cluster, size, 3.0 * before), a_refusal_says_when(&cluster, size));
     let statuses = report.by_status();
-    assert!(goodput > 0.6 * capacity, "capacity {capacity:.0}/s, goodput {goodput:.0}/s: {report}");
+    // Other tests of a busy machine take from both: the smaller is what there was. On a quiet one nine tenths are reached,
+    // see the bench.
+    let capacity = before.min(capacity(&cluster, size).await);
+    assert!(goodput > 0.8 * capacity, "capacity {capacity:.0}/s, goodput {goodput:.0}/s: {report}");
     assert!(statuses.get(&503).is_some_and(|refused| *refused > report.sent() / 4), "refused at the door: {report}");
     let refusal = support::client::get(cluster.api(0).addr(), "/metrics").await.unwrap().text();
     let refused = refusal.lines().find(|line| line.contains("admission_refused_total") && line.contains("deadline"));

@@ -28,6 +28,7 @@
 //! Memory is bounded by [`runner::PARTS_AT_ONCE`] parts and their answers; files are only ever streamed.
 
 mod allowance;
+mod begun;
 pub mod cut;
 mod execute;
 mod finish;

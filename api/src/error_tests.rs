@@ -117,6 +117,8 @@ async fn failures_of_http_itself_have_a_body_too() {
         (Failure::BodyCutOff, 400),
         (Failure::NoEndpoint { method: "GET".to_owned(), path: "/x".to_owned() }, 404),
         (not_allowed(), 405),
+        (Failure::NoRoom(NoRoom::Store), 507),
+        (Failure::NoRoom(NoRoom::Share { used_bytes: 9, max_bytes: 8 }), 429),
     ] {
         let message = failure.to_string();
         let response = failure.clone().into_response(Dialect::OpenAi);

@@ -63,8 +63,12 @@ fn file_key(tenant: &TenantName, id: &str) -> String {
     format!("file.{}.{id}", slug(tenant.as_str()))
 }
 
-fn segments_key(id: &str) -> String {
-    format!("segments.{id}")
+/// Segments in one record: half of what a message of the broker carries.
+const SEGMENTS_PER_RECORD: usize = 8_000;
+
+/// Where the list of a file's segments is, in pieces that are all full but the last: the first has the key of its own.
+fn segments_key(id: &str, piece: usize) -> String {
+    if piece == 0 { format!("segments.{id}") } else { format!("segments.{id}.{piece}") }
 }
 
 /// All files, as one process sees them.
@@ -201,12 +205,25 @@ impl Files {
         Ok(Content::new(self.objects.clone(), self.segments(file).await?))
     }
 
-    async fn segments(&self, file: &FileRecord) -> Result<Vec<Segment>, StoreError> {
+    /// The objects that a file is made of, in order.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn segments(&self, file: &FileRecord) -> Result<Vec<Segment>, StoreError> {
         match &file.stored {
             Stored::Object(name) => Ok(vec![Segment { object: name.clone(), bytes: file.bytes }]),
             Stored::Segments => {
-                let found = self.records.get::<Vec<Segment>>(&segments_key(&file.id)).await?;
-                Ok(found.map(|found| found.value).unwrap_or_default())
+                let mut segments = Vec::new();
+                for piece in 0.. {
+                    let found = self.records.get::<Vec<Segment>>(&segments_key(&file.id, piece)).await?;
+                    let found = found.map(|found| found.value).unwrap_or_default();
+                    let is_last = found.len() < SEGMENTS_PER_RECORD;
+                    segments.extend(found);
+                    if is_last {
+                        break;
+                    }
+                }
+                Ok(segments)
             }
         }
     }
@@ -223,7 +240,9 @@ impl Files {
         segments: Vec<Segment>,
         keep_seconds: Option<u64>,
     ) -> Result<(), StoreError> {
-        self.records.create(&segments_key(id), &segments).await?;
+        for (piece, segments) in segments.chunks(SEGMENTS_PER_RECORD).enumerate() {
+            self.records.create(&segments_key(id, piece), &segments).await?;
+        }
         let mut file =
             self.record(tenant, id.to_owned(), filename, PURPOSE_BATCH_OUTPUT, Stored::Segments, keep_seconds);
         file.bytes = segments.iter().map(|segment| segment.bytes).sum();
@@ -244,7 +263,9 @@ impl Files {
         }
         drop(removals);
         if file.stored == Stored::Segments {
-            self.records.remove(&segments_key(&file.id)).await?;
+            // The first last: a second attempt begins there.
+            self.records.remove_all(&format!("{}.", segments_key(&file.id, 0))).await?;
+            self.records.remove(&segments_key(&file.id, 0)).await?;
         }
         self.records.remove(&file_key(&file.tenant, &file.id)).await
     }

@@ -127,6 +127,13 @@ pub struct StoreArgs {
     /// 384 numbers are about 5 GB.
     #[arg(long, env = "FOREBAY_FILES_MAX_BYTES", default_value_t = 16 << 30, value_name = "BYTES", value_parser = store_bytes())]
     pub files_max_bytes: u64,
+    /// Most bytes of the states of asynchronous jobs, their small results included; the broker reserves them. Jobs are
+    /// refused with 503 when four fifths are used, so that those that were accepted can end.
+    #[arg(long, env = "FOREBAY_RECORDS_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = store_bytes())]
+    pub records_max_bytes: u64,
+    /// The same for results of 64 KiB and more.
+    #[arg(long, env = "FOREBAY_RESULTS_MAX_BYTES", default_value_t = 2 << 30, value_name = "BYTES", value_parser = store_bytes())]
+    pub results_max_bytes: u64,
 }
 
 /// Bounds that the broker can be told: 0 would be none.
@@ -145,6 +152,8 @@ impl Default for StoreArgs {
             results_keep: DAY,
             files_keep: 30 * DAY,
             files_max_bytes: 16 << 30,
+            records_max_bytes: 1 << 30,
+            results_max_bytes: 2 << 30,
         }
     }
 }

@@ -158,9 +158,9 @@ impl Bucket {
         }
     }
 
-    const fn max_bytes(self) -> i64 {
+    fn max_bytes(self, stores: &StoreArgs) -> i64 {
         match self {
-            Self::Records => 1 << 30,
+            Self::Records => bound(stores.records_max_bytes),
             _ => 256 << 20,
         }
     }
@@ -192,7 +192,7 @@ impl Objects {
 
     fn max_bytes(self, stores: &StoreArgs) -> i64 {
         match self {
-            Self::Results => 2 << 30,
+            Self::Results => bound(stores.results_max_bytes),
             Self::Files => bound(stores.files_max_bytes),
         }
     }
@@ -275,7 +275,7 @@ pub fn bucket_config(bucket: Bucket, stores: &StoreArgs) -> StreamConfig {
         name: bucket.stream(),
         subjects: vec![bucket.subjects()],
         max_messages_per_subject: 1,
-        max_bytes: bucket.max_bytes(),
+        max_bytes: bucket.max_bytes(stores),
         max_age: bucket.keep(stores).unwrap_or_default(),
         deny_delete: true,
         ..store_config(stores)

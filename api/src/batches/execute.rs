@@ -13,6 +13,7 @@ use futures::StreamExt;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::begun::Begun;
 use super::line::{self, End, LineKey, Skip};
 use super::part::{Marker, Part, Segment};
 use super::record::Phase;
@@ -44,11 +45,12 @@ pub(super) type Stop = watch::Receiver<Option<Skip>>;
 pub(super) struct Place {
     places: Arc<Semaphore>,
     held: tokio::sync::Mutex<Option<OwnedSemaphorePermit>>,
+    begun: Arc<Begun>,
 }
 
 impl Place {
-    pub(super) fn new(places: Arc<Semaphore>, held: Option<OwnedSemaphorePermit>) -> Self {
-        Self { places, held: tokio::sync::Mutex::new(held) }
+    pub(super) fn new(places: Arc<Semaphore>, held: Option<OwnedSemaphorePermit>, begun: Arc<Begun>) -> Self {
+        Self { places, held: tokio::sync::Mutex::new(held), begun }
     }
 
     pub(super) async fn take(&self) {
@@ -61,6 +63,7 @@ impl Place {
 
     pub(super) async fn give_up(&self) {
         self.held.lock().await.take();
+        self.begun.withdraw().await;
     }
 }
 
@@ -103,7 +106,7 @@ impl Batches {
     ) -> Result<(), BatchError> {
         let Some(found) = self.find(&part.tenant, &part.batch).await? else { return Ok(()) };
         if found.value.phase.is_over() {
-            return Ok(self.records.remove_all(&markers_of(&part.batch)).await?);
+            return Ok(self.sweep(&found.value).await?);
         }
         let key = marker_key(&part.batch, part.number);
         if self.records.get::<Marker>(&key).await?.is_none() {
@@ -117,9 +120,9 @@ impl Batches {
                 // Erased while it ran: what was computed is not kept.
                 return Ok(());
             }
-            self.keep_answers(&key, answers, &place).await?;
+            self.keep_answers(&part, answers, &place).await?;
         }
-        let markers = self.records.keys(&markers_of(&part.batch)).await?.len();
+        let markers = self.records.count(&self.queue, &markers_of(&part.batch)).await?;
         if markers >= found.value.parts as usize {
             self.finish(&part.tenant, &part.batch).await?;
         }
@@ -134,8 +137,8 @@ impl Batches {
             let (status, body) = refusal(JobError::Internal.into()).await;
             answers.add(LineKey::new(&part.batch, index), &custom_id(text), &End::Answered { status, body });
         }
-        self.keep_answers(&marker_key(&part.batch, part.number), answers, place).await?;
-        if self.records.keys(&markers_of(&part.batch)).await?.len() >= found.value.parts as usize {
+        self.keep_answers(part, answers, place).await?;
+        if self.records.count(&self.queue, &markers_of(&part.batch)).await? >= found.value.parts as usize {
             self.finish(&part.tenant, &part.batch).await?;
         }
         Ok(())
@@ -252,7 +255,8 @@ impl Batches {
     }
 
     /// Stores the answers and marks the part; of two runs of a part the first to mark it counts.
-    async fn keep_answers(&self, key: &str, answers: Answers, place: &Place) -> Result<(), BatchError> {
+    async fn keep_answers(&self, part: &Part, answers: Answers, place: &Place) -> Result<(), BatchError> {
+        let key = &marker_key(&part.batch, part.number);
         // Lines that were not run end a batch: it must not need what only its end makes free.
         let percent = if answers.completed > 0 && answers.skipped == 0 { ANSWERS_PERCENT } else { ENDS_PERCENT };
         let output = self.store(&answers.output, percent, place).await?;
@@ -275,10 +279,10 @@ impl Batches {
         };
         loop {
             match self.records.create(key, &marker).await {
-                Ok(true) => break self.count_lines(&marker),
+                Ok(true) => break self.count_or_drop(part, &marker).await?,
                 Ok(false) => match self.records.get::<Marker>(key).await {
                     // An attempt that seemed to have failed.
-                    Ok(Some(found)) if found.value == marker => break self.count_lines(&marker),
+                    Ok(Some(found)) if found.value == marker => break self.count_or_drop(part, &marker).await?,
                     Ok(_) => {
                         for segment in [&marker.output, &marker.errors].into_iter().flatten() {
                             self.files.remove_object(&segment.object).await?;
@@ -294,7 +298,7 @@ impl Batches {
         Ok(())
     }
 
-    fn count_lines(&self, marker: &Marker) {
+    pub(super) fn count_lines(&self, marker: &Marker) {
         let ends = [
             (LineEnd::Completed, marker.completed),
             (LineEnd::Failed, marker.failed),

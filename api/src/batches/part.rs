@@ -55,6 +55,12 @@ pub struct Marker {
     pub expired: bool,
 }
 
+impl Marker {
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.output.iter().chain(&self.errors)
+    }
+}
+
 /// A piece of a file: one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {

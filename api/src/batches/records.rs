@@ -2,14 +2,15 @@
 
 use std::cmp::Reverse;
 
-use async_nats::jetstream::kv;
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use forebay_shared::error::JobError;
 use forebay_shared::streams::is_full;
 use futures::TryStreamExt;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::room::NoRoom;
@@ -17,6 +18,9 @@ use crate::error::Failure;
 
 /// Headers of a message that says that a key was removed, by a client or by its age.
 const REMOVED: [&str; 2] = ["KV-Operation", "Nats-Marker-Reason"];
+
+/// More subjects than a stream has.
+const BEHIND_THE_LAST: u32 = 1 << 30;
 
 /// A bucket.
 #[derive(Clone)]
@@ -137,6 +141,26 @@ impl Records {
             .try_collect()
             .await
             .map_err(StoreError::unavailable)
+    }
+
+    /// How many keys [`Self::keys`] has. Asked for from behind the last, the broker says how many there are and lists none.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn count(&self, js: &jetstream::Context, prefix: &str) -> Result<usize, StoreError> {
+        #[derive(Deserialize)]
+        struct Page {
+            /// Left out if there is none.
+            #[serde(default)]
+            total: usize,
+        }
+        let request = serde_json::json!({ "subjects_filter": self.filter(prefix), "offset": BEHIND_THE_LAST });
+        let subject = format!("STREAM.INFO.KV_{}", self.kv.name);
+        let page: Response<Page> = js.request(subject, &request).await.map_err(StoreError::unavailable)?;
+        match page {
+            Response::Ok(page) => Ok(page.total),
+            Response::Err { error } => Err(StoreError::unavailable(error)),
+        }
     }
 
     /// Keys of [`Self::keys`] from the newest to the oldest, as ids begin with their time; those after the id `after`.

@@ -17,6 +17,7 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::begun::{Begun, MAX_STARTS};
 use super::execute::Place;
 use super::line::Skip;
 use super::part::{Part, Step};
@@ -29,11 +30,6 @@ pub const PARTS_AT_ONCE: usize = 4;
 const PARTS_HELD: usize = 32;
 /// Batches that one api splits at once.
 const STEPS_AT_ONCE: usize = 2;
-/// A message that was delivered more often has probably ended the processes that took it.
-const MAX_DELIVERIES: i64 = 15;
-/// From then on it is kept how often a part was begun: one that was only put off is delivered often, too.
-const DELIVERIES_BEFORE_STARTS_COUNT: i64 = 5;
-const MAX_STARTS: i64 = MAX_DELIVERIES - DELIVERIES_BEFORE_STARTS_COUNT;
 /// Longest time that a part is put off because its tenant holds as many as it may.
 const PUT_OFF_AT_MOST: i64 = 60;
 /// How often progress is reported and the record is looked at; well below the shortest `ack_wait`.
@@ -58,16 +54,18 @@ impl Batches {
         let (places, held) = (Arc::new(Semaphore::new(PARTS_AT_ONCE)), Arc::new(Semaphore::new(PARTS_HELD)));
         let on_part = |message: Message, mut permits: Permits| {
             let (batches, shutdown) = (Arc::clone(&self), shutdown.clone());
-            let place = Place::new(Arc::clone(&places), permits.pop());
+            let begun = Arc::new(Begun::new(Arc::clone(&self)));
+            let place = Place::new(Arc::clone(&places), permits.pop(), Arc::clone(&begun));
             async move {
-                give_back_on(shutdown, &message, batches.on_part(&message, place)).await;
+                give_back_on(shutdown, &message, &begun, batches.on_part(&message, place, &begun)).await;
                 drop(permits);
             }
         };
         let on_step = |message: Message, permits: Permits| {
             let (batches, shutdown) = (Arc::clone(&self), shutdown.clone());
             async move {
-                give_back_on(shutdown, &message, batches.on_step(&message)).await;
+                let begun = Begun::new(Arc::clone(&batches));
+                give_back_on(shutdown, &message, &begun, batches.on_step(&message, &begun)).await;
                 drop(permits);
             }
         };
@@ -81,43 +79,28 @@ impl Batches {
         Ok(())
     }
 
-    async fn on_part(self: &Arc<Self>, message: &Message, place: Place) {
+    async fn on_part(self: &Arc<Self>, message: &Message, place: Place, begun: &Begun) {
         let Some(part) = read::<Part>(message).await else { return };
         let Some(_at_work) = AtWork::begin(self, part.message_id()) else { return };
-        let deliveries = deliveries(message);
         let Some(_held) = self.hold(&part.tenant) else {
-            let pause = Duration::from_secs(deliveries.clamp(1, PUT_OFF_AT_MOST).unsigned_abs());
+            let pause = Duration::from_secs(deliveries(message).clamp(1, PUT_OFF_AT_MOST).unsigned_abs());
             let _comes_back_by_itself = message.ack_with(AckKind::Nak(Some(pause))).await;
             return;
         };
-        let starts = match deliveries {
-            ..=DELIVERIES_BEFORE_STARTS_COUNT => 0,
-            _ => match self.count_start(&part).await {
-                Ok(starts) => starts,
-                Err(error) => return settle(message, Err(error.into())).await,
-            },
-        };
-        if starts > MAX_STARTS {
-            tracing::error!(batch = part.batch, part = part.number, "a part was delivered too often; its lines fail");
-            return settle(message, self.write_off(&part, &place).await).await;
+        match begun.count(message, format!("{}{}", starts_of(&part.batch), part.number)).await {
+            Ok(..=MAX_STARTS) => {}
+            Ok(_) => {
+                tracing::error!(batch = part.batch, part = part.number, "a part was begun too often; its lines fail");
+                return settle(message, begun, self.write_off(&part, &place).await).await;
+            }
+            Err(error) => return settle(message, begun, Err(error.into())).await,
         }
         let part = Arc::new(part);
         let (stop, stopped) = watch::channel(self.should_stop(&part).await.unwrap_or_default());
         tokio::select! {
-            done = self.run_part(Arc::clone(&part), place, stopped) => settle(message, done).await,
+            done = self.run_part(Arc::clone(&part), place, stopped) => settle(message, begun, done).await,
             () = self.keep_part(message, &part, &stop) => {}
         }
-    }
-
-    /// Counts that a part is begun, before it can do harm: how often that has happened since it became suspect.
-    async fn count_start(&self, part: &Part) -> Result<i64, StoreError> {
-        let key = format!("{}{}", starts_of(&part.batch), part.number);
-        let (starts, changed) = match self.records.get::<i64>(&key).await? {
-            Some(found) => (found.value + 1, self.records.replace(&key, &(found.value + 1), found.revision).await?),
-            None => (1, self.records.create(&key, &1_i64).await?),
-        };
-        // Somebody else began it at the same moment, which counts as well.
-        Ok(if changed { starts } else { starts + 1 })
     }
 
     /// Reports progress and watches the record; never ends.
@@ -135,14 +118,16 @@ impl Batches {
         }
     }
 
-    async fn on_step(self: &Arc<Self>, message: &Message) {
+    async fn on_step(self: &Arc<Self>, message: &Message, begun: &Begun) {
         let Some(step) = read::<Step>(message).await else { return };
         let Some(_at_work) = AtWork::begin(self, step.message_id()) else { return };
-        if deliveries(message) > MAX_DELIVERIES {
-            return settle(message, self.give_up(&step.tenant, &step.batch).await).await;
+        match begun.count(message, format!("{}split", starts_of(&step.batch))).await {
+            Ok(..=MAX_STARTS) => {}
+            Ok(_) => return settle(message, begun, self.give_up(&step.tenant, &step.batch).await).await,
+            Err(error) => return settle(message, begun, Err(error.into())).await,
         }
         tokio::select! {
-            done = self.split(&step) => settle(message, done).await,
+            done = self.split(&step) => settle(message, begun, done).await,
             () = keep(message) => {}
         }
     }
@@ -224,20 +209,22 @@ async fn pull(consumer: &Consumer<pull::Config>) -> Option<Message> {
 }
 
 /// Works on a message; if the process is asked to stop before that is done, somebody else shall have it at once.
-async fn give_back_on(mut shutdown: Shutdown, message: &Message, work: impl Future<Output = ()>) {
+async fn give_back_on(mut shutdown: Shutdown, message: &Message, begun: &Begun, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = shutdown.fired() => {
+            begun.withdraw().await;
             let _comes_back_by_itself = message.ack_with(AckKind::Nak(None)).await;
         }
     }
 }
 
-async fn settle(message: &Message, done: Result<(), BatchError>) {
+async fn settle(message: &Message, begun: &Begun, done: Result<(), BatchError>) {
     let kind = match done {
         Ok(()) | Err(BatchError::Gone) => AckKind::Ack,
         Err(error) => {
             tracing::warn!(%error, "a part of a batch is given back to the queue");
+            begun.withdraw().await;
             let is_full = matches!(error, BatchError::Store(StoreError::Full(_)));
             // Parts that came back together do not return together.
             let pause = if is_full { FULL_FOR.mul_f64(rand::random_range(0.75..1.25)) } else { GIVEN_BACK_FOR };

@@ -102,8 +102,14 @@ impl Batches {
     }
 
     async fn reject(&self, batch: &Batch, errors: Vec<InputError>) -> Result<(), BatchError> {
-        match self.apply(&batch.tenant, &batch.id, &Event::Rejected { errors }).await {
-            Ok(_) | Err(BatchError::Refused(_) | BatchError::Gone) => Ok(()),
+        self.end_rejected(&batch.tenant, &batch.id, errors).await
+    }
+
+    /// Ends a batch without files; parts that had ended leave nothing.
+    async fn end_rejected(&self, tenant: &TenantName, id: &str, errors: Vec<InputError>) -> Result<(), BatchError> {
+        match self.apply(tenant, id, &Event::Rejected { errors }).await {
+            Ok(batch) => Ok(self.sweep(&batch).await?),
+            Err(BatchError::Refused(_) | BatchError::Gone) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -200,10 +206,7 @@ impl Batches {
     /// Gives up on a batch whose step failed again and again.
     pub(super) async fn give_up(&self, tenant: &TenantName, id: &str) -> Result<(), BatchError> {
         let message = "The input file could not be processed.".to_owned();
-        match self.apply(tenant, id, &Event::Rejected { errors: vec![fault("internal_error", message, None)] }).await {
-            Ok(_) | Err(BatchError::Refused(_) | BatchError::Gone) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.end_rejected(tenant, id, vec![fault("internal_error", message, None)]).await
     }
 }
 

@@ -269,7 +269,11 @@ impl Eraser {
             }
         })
         .await?;
-        let files: Vec<_> = known.files.iter().map(|id| format!("{prefix}segments.{id}")).collect();
+        let files: Vec<_> = known
+            .files
+            .iter()
+            .flat_map(|id| [format!("{prefix}segments.{id}"), format!("{prefix}segments.{id}.*")])
+            .collect();
         each(&self.js, store, &files, false, |kept| {
             let Some(segments) = found.read::<Vec<Segment>>(&kept) else { return };
             known.objects.extend(segments.into_iter().map(|segment| segment.object));

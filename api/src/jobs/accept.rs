@@ -12,7 +12,9 @@ use forebay_shared::codec;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{Lane, TenantName};
 use forebay_shared::job::{Input, Task};
+use forebay_shared::metrics::Refusal;
 use forebay_shared::model::ModelRecord;
+use forebay_shared::streams::is_full;
 use forebay_shared::subjects;
 use forebay_shared::trace::TraceContext;
 
@@ -126,7 +128,7 @@ impl Jobs {
     /// Writes both; once this returns the job reaches an end whatever dies.
     ///
     /// # Errors
-    /// [`JobError::Overloaded`] if the queue is full, and nothing of the job is left; [`JobError::BrokerUnavailable`] if the
+    /// [`JobError::Overloaded`] if the queue or a store is full, and nothing of the job is left; [`JobError::BrokerUnavailable`] if the
     /// broker did not answer: a job that nobody was told of may run then, or expire.
     ///
     /// `reserved`: the same bytes are kept under an idempotency key and others may be publishing them, so without a clear answer
@@ -136,8 +138,16 @@ impl Jobs {
             return Err(JobError::BrokerUnavailable);
         }
         let record = &prepared.record;
+        let no_room = || {
+            self.metrics.admission_refused_total.with(&(record.model.clone(), Refusal::Store)).inc();
+            JobError::Overloaded { retry_after_ms: RETRY_AFTER_MS }
+        };
+        if !self.has_room().await {
+            return Err(no_room());
+        }
         // False: an earlier try of the same job wrote it.
-        self.records.create(record).await.map_err(|error| unavailable(&error))?;
+        let created = self.records.create(record).await;
+        created.map_err(|error| if is_full(&error) { no_room() } else { unavailable(&error) })?;
         let lives = Duration::from_millis(record.deadline_ms.saturating_sub(self.now_ms()));
         let (subject, payload) = (&prepared.subject, prepared.payload.clone());
         match async_jobs::publish(&self.js, subject, &prepared.message_id(), payload, lives).await {

@@ -134,6 +134,9 @@ impl Jobs {
     }
 
     pub(super) async fn keep_object(&self, name: &str, mut bytes: &[u8]) -> Result<(), StoreError> {
+        if !self.takes_result(bytes.len()).await {
+            return Err(StoreError(format!("no room for a result of {} bytes", bytes.len())));
+        }
         self.results.put(name, &mut bytes).await.map(|_| ()).map_err(|error| StoreError(error.to_string()))
     }
 

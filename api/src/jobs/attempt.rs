@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_shared::async_jobs::{
-    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, State, envelope_object,
-    row_id,
+    AnswerForm, ChangeError, Ending, Envelope, Event, JobKey, Record, Refused, ResultRef, State, StoreError,
+    envelope_object, row_id,
 };
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::error::JobError;
@@ -47,6 +47,8 @@ const NOT_YET: Verdict = Verdict::Later(Duration::from_secs(1));
 /// How long a submission is waited for before the same jobs are submitted anew, at first: what the synchronous queue holds may
 /// be lost with a broker's memory or disk, and nobody else would notice. It doubles, so that a large job still ends.
 const FIRST_PATIENCE: Duration = Duration::from_secs(120);
+/// Pause before the end of a job is written again.
+const HOLD_PAUSE: Duration = Duration::from_secs(1);
 /// Bounds of the pause before work that found no capacity is submitted again.
 const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(2);
 
@@ -164,9 +166,15 @@ impl Jobs {
             Err(error) => Err(error.clone()),
         };
         let ending = match answered {
-            Ok(text) => match self.keep(name.clone(), text).await {
-                Ok(result) => Ending::Done(result),
-                Err(_) => return STORE_DOWN,
+            Ok(text) => loop {
+                // What was computed is not computed again because there is no room for it at the moment.
+                match self.keep(name.clone(), text.clone()).await {
+                    Ok(result) => break Ending::Done(result),
+                    Err(error) => match self.hold(key, envelope, &error).await {
+                        Ok(()) => {}
+                        Err(verdict) => return verdict,
+                    },
+                }
             },
             Err(JobError::DeadlineExceeded) => return self.settle(key, envelope, express, &Event::Expire).await,
             Err(error @ JobError::DeadLettered { .. }) => {
@@ -181,7 +189,14 @@ impl Jobs {
         };
         let ours = matches!(&ending, Ending::Done(ResultRef::Object { .. }));
         let is_dead = matches!(&ending, Ending::Dead(_));
-        match self.records.change(key, &Event::Finish { generation, ending }, self.now_ms()).await {
+        let event = Event::Finish { generation, ending };
+        let changed = loop {
+            match self.records.change(key, &event, self.now_ms()).await {
+                Err(ChangeError::Store(error)) if self.hold(key, envelope, &error).await != Err(STORE_DOWN) => {}
+                changed => break changed,
+            }
+        };
+        match changed {
             Ok(record) => {
                 let outputs = outcome.as_deref().unwrap_or_default();
                 self.count(&record, outputs);
@@ -203,6 +218,23 @@ impl Jobs {
                 self.drop_lost(ours, &name, record.result.as_ref()).await;
                 Verdict::Ended
             }
+        }
+    }
+
+    /// Waits before a write that failed is tried again.
+    ///
+    /// # Errors
+    /// What to do instead: the job's time is over, or its record says that it has ended.
+    async fn hold(&self, key: &JobKey, envelope: &Envelope, error: &StoreError) -> Result<(), Verdict> {
+        tracing::warn!(%error, job = %envelope.job, "the end of a job cannot be written; it is held and tried again");
+        if self.clock.now_us() >= envelope.deadline_us {
+            return Err(STORE_DOWN);
+        }
+        tokio::time::sleep(HOLD_PAUSE).await;
+        match self.records.get(key).await {
+            Ok(None) => Err(Verdict::Ended),
+            Ok(Some((record, _))) if is_past(&record, envelope.generation) => Err(Verdict::Ended),
+            Ok(Some(_)) | Err(_) => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ mod attempt;
 mod board;
 mod idempotency;
 mod index;
+mod room;
 mod runner;
 pub mod settings;
 mod sweeper;
@@ -65,6 +66,7 @@ pub struct Jobs {
     tenants: Option<Arc<Tenants>>,
     fleet_secret: Option<String>,
     args: JobArgs,
+    room: room::Room,
     /// One at a time: an erasure reads the stores of everybody.
     pub(crate) shutdown: Shutdown,
 }
@@ -121,6 +123,7 @@ impl Jobs {
             tenants,
             fleet_secret,
             args,
+            room: room::Room::default(),
             shutdown,
         });
         tokio::spawn(Arc::clone(&jobs.board).follow(jobs.records.clone()));

@@ -110,6 +110,8 @@ labels! {
         NoWorker = "no_worker",
         /// The deadline cannot be met at the measured rate.
         Deadline = "deadline",
+        /// A store that a job must leave something in is nearly full.
+        Store = "store",
         /// The process is shutting down.
         Draining = "draining",
     }
