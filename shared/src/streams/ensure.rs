@@ -65,7 +65,8 @@ impl Stores {
     ) -> Result<T, EnsureError> {
         let end = Instant::now() + ELECTION;
         loop {
-            match attempt().await {
+            // Boxed: what opens a store is large, and most who call this keep it in a future of their own.
+            match Box::pin(attempt()).await {
                 Err(EnsureError::Create { .. } | EnsureError::Unavailable(_))
                     if self.args.durability.replicas() > 1 && Instant::now() < end =>
                 {
