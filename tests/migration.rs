@@ -9,8 +9,8 @@ mod support;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
-use forebay_shared::ids::{ModelToken, TenantName};
-use forebay_shared::settings::StoreArgs;
+use forebay_shared::ids::{Lane, ModelToken, TenantName};
+use forebay_shared::settings::{Durability, StoreArgs};
 use forebay_shared::streams::{self, Bucket, Durable, EnsureError, Finding, Objects, Queue, Stores, Verdict};
 use forebay_shared::subjects;
 use futures::{StreamExt, TryStreamExt};
@@ -78,13 +78,14 @@ async fn the_consumers_of_apis_are_migrated_too() {
         assert!(refused.contains("ack_wait = 15s") && refused.contains("forebay migrate"), "{refused}");
     }
 
-    let shown: Vec<String> = stores.migrate(false).await.unwrap().iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = stores.migrate(false).await.unwrap().findings.iter().map(ToString::to_string).collect();
     for durable in beside_the_lanes() {
         let line =
             format!("consumer {}/{}: changed in place\n    ack_wait: 15s → 5s", durable.stream(), durable.name());
         assert!(shown.contains(&line), "{line}\nis not in\n{}", shown.join("\n"));
     }
-    stores.migrate(true).await.unwrap();
+    let migration = stores.migrate(true).await.unwrap();
+    assert!(migration.begun && migration.error.is_none() && migration.planned == 7, "{migration:?}");
     for durable in beside_the_lanes() {
         open(&stores, &durable).await.unwrap();
     }
@@ -124,8 +125,42 @@ async fn a_migration_to_a_newer_version_leaves_those_of_this_one_able_to_start()
         assert!(matches!(refused, Err(EnsureError::Newer { found: 2, .. })), "{refused:?}");
     }
     // Back again is not for this version to say.
-    let findings = stores.migrate(true).await.unwrap();
-    let refused = |finding: &Finding| matches!(finding.verdict, Verdict::Refused { .. });
-    assert_eq!(findings.iter().filter(|finding| refused(finding)).count(), names.len());
+    let migration = stores.migrate(true).await.unwrap();
+    assert!(!migration.begun);
+    let refused = migration.findings.iter().filter(|finding| finding.verdict.is_refused()).count();
+    assert_eq!(refused, names.len());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn storage_changes_once_the_queue_is_drained_and_who_takes_from_it_goes_on() {
+    let (cluster, js) = broker().await;
+    let file = Stores::new(js.clone(), &StoreArgs::default());
+    make_everything(&file).await;
+    let subject = subjects::jobs(&token(), Lane::Normal, 1);
+    js.publish(subject.clone(), "a job".into()).await.unwrap().await.unwrap();
+    file.bucket(Bucket::Models).await.unwrap().put("key", "value".into()).await.unwrap();
+    let memory = StoreArgs { durability: Durability::Memory, ..StoreArgs::default() };
+    let memory = Stores::new(js.clone(), &memory);
+
+    let migration = memory.migrate(true).await.unwrap();
+    let refused: Vec<_> = migration.findings.iter().filter(|finding| finding.verdict.is_refused()).collect();
+    let name = streams::jobs_stream(&token());
+    assert!(refused.len() == 1 && refused[0].name == name && !migration.begun, "{migration:?}");
+
+    let jobs = js.get_stream(&name).await.unwrap();
+    jobs.purge().await.unwrap();
+    let lane: PullConsumer = jobs.get_consumer("normal").await.unwrap();
+    let migration = memory.migrate(true).await.unwrap();
+    assert!(migration.begun && migration.error.is_none(), "{migration:?}");
+    let anew = |finding: &&Finding| matches!(finding.verdict, Verdict::Changed { anew: true, .. });
+    assert_eq!(migration.findings.iter().filter(anew).count(), 1);
+    // Nobody has started anew, and the next job arrives.
+    js.publish(subject, "the next".into()).await.unwrap().await.unwrap();
+    let mut messages = lane.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
+    assert_eq!(messages.next().await.unwrap().unwrap().payload, "the next");
+    make_everything(&memory).await;
+    let migration = memory.migrate(false).await.unwrap();
+    assert!(migration.planned == 0 && !migration.findings.iter().any(|found| found.verdict.is_refused()));
     cluster.stop().await;
 }

@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -234,4 +235,61 @@ async fn definitions_change_by_migration_alone() {
     cluster.worker(1).restart();
     assert_eq!(waiting.await.unwrap().unwrap().status, 200);
     cluster.stop().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// As docs/upgrade.md says: stop the fleet, copy the folder, start a broker on the copy, then a fleet.
+#[tokio::test]
+async fn a_fleet_on_a_copy_of_the_store_goes_on_where_the_first_one_stopped() {
+    let first = Cluster::start(ClusterOptions::default()).await;
+    let job = |input: &str| json!({ "task": "embed", "model": "identity", "input": input });
+    let submit = async |cluster: &Cluster, key: &str, input: &str| {
+        let mut client = Client::new(cluster.api(0).addr()).header("idempotency-key", key);
+        let answer = client.post("/v1/jobs", &job(input)).await.unwrap();
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let show = async |cluster: &Cluster, id: &str| cluster.get(&format!("/v1/jobs/{id}?wait=10s")).await.json();
+    let ended = submit(&first, "one", "ends before").await;
+    let result = show(&first, &ended).await;
+    assert_eq!(result["state"], "done", "{result}");
+    // Nobody is left who could run the next.
+    first.worker(0).terminate(LONG).await;
+    let waiting = submit(&first, "two", "waits").await;
+    let state = first.get(&format!("/v1/jobs/{waiting}")).await.json()["state"].clone();
+    assert!(state == "queued" || state == "running", "{state}");
+    for process in [first.api(0), first.aggregator(0), first.nats()] {
+        assert!(process.terminate(LONG).await.success(), "{}", process.name());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("store");
+    copy(&first.store(), &backup);
+    drop(first);
+
+    let second = Cluster::start(ClusterOptions { store: Some(backup), ..ClusterOptions::default() }).await;
+    let done = show(&second, &waiting).await;
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(show(&second, &ended).await, result, "what had ended is still ended, as it was");
+    assert_eq!(submit(&second, "one", "ends before").await, ended, "and is not done again");
+    let addr = second.aggregator(0).addr();
+    eventually("the counters of before are counted on", LONG, || async move {
+        let page = support::client::get(addr, "/metrics").await.unwrap().text();
+        let jobs = page.lines().filter(|line| line.starts_with("forebay_jobs_total{"));
+        let jobs = jobs.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        jobs.sum::<f64>() >= 2.0
+    })
+    .await;
+    queue::is_empty_in_the_end(&second).await;
+    second.stop().await;
 }

@@ -270,3 +270,35 @@ impl Files {
         self.records.remove(&file_key(&file.tenant, &file.id)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They lie in the bucket for as long as files are kept: fields may be added, with a default.
+    #[test]
+    fn the_texts_of_records_are_frozen() {
+        let uploaded = FileRecord {
+            id: "file-1".to_owned(),
+            tenant: "t".into(),
+            bytes: 9,
+            created_at: 100,
+            expires_at: 200,
+            filename: "in.jsonl".to_owned(),
+            purpose: PURPOSE_BATCH.to_owned(),
+            stored: Stored::Object("file-1".to_owned()),
+        };
+        let produced = FileRecord { stored: Stored::Segments, ..uploaded.clone() };
+        let text = |stored: &str| {
+            format!(
+                r#"{{"id":"file-1","tenant":"t","bytes":9,"created_at":100,"expires_at":200,"filename":"in.jsonl","purpose":"batch","stored":{stored}}}"#
+            )
+        };
+        for (record, text) in [(uploaded, text(r#"{"object":"file-1"}"#)), (produced, text(r#""segments""#))] {
+            assert_eq!(serde_json::to_string(&record).unwrap(), text);
+            assert_eq!(serde_json::from_str::<FileRecord>(&text).unwrap(), record);
+        }
+        let segments = vec![Segment { object: "part-1".to_owned(), bytes: 9 }];
+        assert_eq!(serde_json::to_string(&segments).unwrap(), r#"[{"object":"part-1","bytes":9}]"#);
+    }
+}

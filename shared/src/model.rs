@@ -75,6 +75,29 @@ mod tests {
         assert!(super::token(&"x".repeat(300), "d", "f32", "mean", true).as_str().len() <= 51);
     }
 
+    /// It lies in the bucket for as long as there is a model, and every api reads it: fields may be added, with a default.
+    #[test]
+    fn the_record_of_a_model_is_frozen() {
+        let record = ModelRecord {
+            name: "org/m".into(),
+            token: "org-m-0123456789".into(),
+            architecture: "bert".to_owned(),
+            dtype: "f32".to_owned(),
+            dimensions: 384,
+            max_tokens: 256,
+            pooling: "mean".to_owned(),
+            normalize: true,
+            matryoshka_dimensions: vec![64, 128],
+            created: 1_800_000_000,
+        };
+        assert_eq!(serde_json::to_string(&record).unwrap(), RECORD);
+        assert_eq!(serde_json::from_str::<ModelRecord>(RECORD).unwrap(), record);
+        let older = RECORD.replace(r#""matryoshka_dimensions":[64,128],"#, "");
+        assert_eq!(serde_json::from_str::<ModelRecord>(&older).unwrap().matryoshka_dimensions, [] as [u32; 0]);
+    }
+
+    const RECORD: &str = r#"{"name":"org/m","token":"org-m-0123456789","architecture":"bert","dtype":"f32","dimensions":384,"max_tokens":256,"pooling":"mean","normalize":true,"matryoshka_dimensions":[64,128],"created":1800000000}"#;
+
     #[test]
     fn a_slug_is_readable_whatever_the_name() {
         assert_eq!(slug("BAAI/bge-small-en-v1.5"), "baai-bge-small-en-v1-5");

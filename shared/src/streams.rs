@@ -41,7 +41,7 @@ mod room;
 
 pub use consumers::Durable;
 pub use ensure::{EnsureError, Stores};
-pub use migration::{Finding, Verdict};
+pub use migration::{Finding, Migration, Verdict};
 pub use room::{Level, is_full, level};
 
 /// Version of the definitions below.

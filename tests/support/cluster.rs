@@ -17,6 +17,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// A role is expected to have drained by then.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 const LOG_LINES: usize = 40;
+/// Folder with a folder for each broker.
+const STORE: &str = "jetstream";
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct ClusterOptions {
     pub reapers: bool,
     /// Lets processes in other network namespaces reach the broker.
     pub listen_everywhere: bool,
+    /// A copy of another cluster's [`Cluster::store`], which the only broker begins with.
+    pub store: Option<PathBuf>,
 }
 
 impl Default for ClusterOptions {
@@ -52,6 +56,7 @@ impl Default for ClusterOptions {
             brokers: 1,
             reapers: false,
             listen_everywhere: false,
+            store: None,
         }
     }
 }
@@ -77,6 +82,10 @@ impl Cluster {
             tempfile::Builder::new().prefix("forebay-test-").tempdir().expect("the temporary folder can be written");
         std::fs::create_dir(folder.path().join("logs")).unwrap();
         make_keys(folder.path());
+        if let Some(store) = &options.store {
+            std::fs::create_dir(folder.path().join(STORE)).unwrap();
+            std::fs::rename(store, folder.path().join(STORE).join(broker_name(0))).unwrap();
+        }
         let ports: Vec<[Port; 3]> = (0..options.brokers).map(|_| std::array::from_fn(|_| Port::reserve())).collect();
         let routes: Vec<SocketAddr> = ports.iter().map(|[_, _, route]| route.addr()).collect();
         let routes = if options.brokers == 1 { &[] } else { routes.as_slice() };
@@ -268,6 +277,11 @@ impl Cluster {
         self.folder.as_ref().expect("it is taken away only when the cluster is dropped").path()
     }
 
+    /// What the only broker keeps; at rest once it has ended.
+    pub fn store(&self) -> PathBuf {
+        self.folder().join(STORE).join(self.nats().name())
+    }
+
     fn logs(&self) -> PathBuf {
         self.folder().join("logs")
     }
@@ -342,7 +356,7 @@ fn write_nats_config(
 ) -> PathBuf {
     let name = broker_name(index);
     let path = folder.join(format!("{name}.conf"));
-    let store = folder.join("jetstream").join(&name);
+    let store = folder.join(STORE).join(&name);
     let seed = std::fs::read_to_string(folder.join("keys/operator.nk")).unwrap();
     let operator = nkeys::KeyPair::from_seed(seed.trim()).unwrap().public_key();
     let cluster = match routes.get(index) {

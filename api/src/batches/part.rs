@@ -77,7 +77,9 @@ mod tests {
     #[test]
     fn version_1_of_the_messages_stays_readable() {
         let step = Step { batch: "batch_1".to_owned(), tenant: "t".into() };
-        assert_eq!(&codec::encode(&step).unwrap()[..], b"\x01\x92\xa7batch_1\xa1t");
+        let wire = b"\x01\x92\xa7batch_1\xa1t";
+        assert_eq!(&codec::encode(&step).unwrap()[..], wire);
+        assert_eq!(codec::decode::<Step>(wire).unwrap(), step);
         let part = Part {
             batch: "b".to_owned(),
             tenant: "t".into(),
@@ -88,5 +90,15 @@ mod tests {
         let wire = b"\x01\x95\xa1b\xa1t\x02\xcd\x01\xf4\x91\xa2{}";
         assert_eq!(&codec::encode(&part).unwrap()[..], wire);
         assert_eq!(codec::decode::<Part>(wire).unwrap(), part);
+    }
+
+    /// It lies in the bucket until its batch is over.
+    #[test]
+    fn the_text_of_a_marker_is_frozen() {
+        let output = Some(Segment { object: "part-1".to_owned(), bytes: 9 });
+        let marker = Marker { output, errors: None, completed: 2, failed: 1, skipped: 0, expired: false };
+        let text = r#"{"output":{"object":"part-1","bytes":9},"errors":null,"completed":2,"failed":1,"skipped":0,"expired":false}"#;
+        assert_eq!(serde_json::to_string(&marker).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Marker>(text).unwrap(), marker);
     }
 }

@@ -33,6 +33,33 @@ fn after(events: &[Event]) -> Batch {
     batch
 }
 
+/// It lies in the bucket for as long as files are kept: fields may be added, with a default.
+#[test]
+fn the_text_of_a_batch_is_frozen() {
+    let mut completed = after(&[split(), Event::PartsDone, finished(false)]);
+    completed.metadata = Some([("run".to_owned(), "7".to_owned())].into());
+    completed.models = Some(vec!["m".into()]);
+    let rejected = after(&[rejected()]);
+    for (batch, text) in [(completed, COMPLETED), (rejected, REJECTED)] {
+        assert_eq!(serde_json::to_string(&batch).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Batch>(text).unwrap(), batch);
+    }
+    let phases = [
+        (Phase::Validating, "validating"),
+        (Phase::InProgress, "in_progress"),
+        (Phase::Finalizing, "finalizing"),
+        (Phase::Expired, "expired"),
+        (Phase::Cancelling, "cancelling"),
+        (Phase::Cancelled, "cancelled"),
+    ];
+    for (phase, name) in phases {
+        assert_eq!(serde_json::to_string(&phase).unwrap(), format!("\"{name}\""));
+    }
+}
+
+const COMPLETED: &str = r#"{"id":"batch_1","tenant":"t","endpoint":"/v1/embeddings","input_file_id":"file-1","metadata":{"run":"7"},"models":["m"],"output_keep_seconds":null,"phase":"completed","parts":3,"counts":{"total":1200,"completed":1000,"failed":200},"errors":[],"output_file_id":"o","error_file_id":null,"created_at":100,"expires_at":86500,"in_progress_at":101,"finalizing_at":102,"completed_at":103,"failed_at":null,"expired_at":null,"cancelling_at":null,"cancelled_at":null}"#;
+const REJECTED: &str = r#"{"id":"batch_1","tenant":"t","endpoint":"/v1/embeddings","input_file_id":"file-1","metadata":null,"models":null,"output_keep_seconds":null,"phase":"failed","parts":0,"counts":{"total":0,"completed":0,"failed":0},"errors":[{"code":"x","message":"y","param":null,"line":1}],"output_file_id":null,"error_file_id":null,"created_at":100,"expires_at":86500,"in_progress_at":null,"finalizing_at":null,"completed_at":null,"failed_at":101,"expired_at":null,"cancelling_at":null,"cancelled_at":null}"#;
+
 #[test]
 fn a_sound_batch_is_completed_step_by_step() {
     let batch = after(&[split(), Event::PartsDone, finished(false)]);

@@ -312,4 +312,33 @@ mod tests {
             assert!(read(&headers).is_err(), "{bad:?}");
         }
     }
+
+    /// They lie in the bucket for as long as results are kept: fields may be added, with a default.
+    #[test]
+    fn the_text_of_a_reservation_is_frozen() {
+        let job = JobId::from_bytes([7; 16]);
+        let record = Record::new(job, "t".into(), "m".into(), "m-0123456789".into(), "embed", 1, 1_000, 9_000);
+        let reservation = |envelope| Reservation {
+            v: 1,
+            body: "digest".to_owned(),
+            tenant: "t".into(),
+            job,
+            reserved: Some(Reserved { record: record.clone(), subject: "s".to_owned(), envelope }),
+        };
+        let accepted = Reservation { reserved: None, ..reservation(EnvelopeRef::Object(String::new())) };
+        for (reservation, text) in [
+            (reservation(EnvelopeRef::Inline("AQI=".to_owned())), INLINE),
+            (reservation(EnvelopeRef::Object("o".to_owned())), OBJECT),
+            (accepted, ACCEPTED),
+        ] {
+            assert_eq!(serde_json::to_string(&reservation).unwrap(), text);
+            let read: Reservation = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
+    }
+
+    const INLINE: &str = r#"{"v":1,"body":"digest","tenant":"t","job":"07070707070707070707070707070707","reserved":{"record":{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"t","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"queued","attempts":0,"created_ms":1000,"started_ms":null,"ended_ms":null,"deadline_ms":9000,"result":null,"error":null,"webhook":null},"subject":"s","envelope":{"inline":"AQI="}}}"#;
+    const OBJECT: &str = r#"{"v":1,"body":"digest","tenant":"t","job":"07070707070707070707070707070707","reserved":{"record":{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"t","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"queued","attempts":0,"created_ms":1000,"started_ms":null,"ended_ms":null,"deadline_ms":9000,"result":null,"error":null,"webhook":null},"subject":"s","envelope":{"object":"o"}}}"#;
+    const ACCEPTED: &str =
+        r#"{"v":1,"body":"digest","tenant":"t","job":"07070707070707070707070707070707","reserved":null}"#;
 }

@@ -53,6 +53,30 @@ fn a_call_is_settled_once_and_only_after_the_end() {
     assert!(delivered.apply(called(WebhookState::Failed), 5_000).is_err());
 }
 
+/// It lies in the bucket for as long as results are kept: fields may be added, with a default.
+#[test]
+fn the_text_of_a_record_is_frozen() {
+    let webhook =
+        Webhook { url: "https://h".to_owned(), secret: Some("whsec_abc".to_owned()), state: WebhookState::Pending };
+    let metadata = [("run".to_owned(), "7".to_owned())].into();
+    let ended = Record { webhook: Some(webhook), metadata, ..running().apply(done("{}"), 3_000).unwrap() };
+    assert_eq!(serde_json::to_string(&ended).unwrap(), DONE);
+    assert_eq!(serde_json::from_str::<Record>(DONE).unwrap(), ended);
+    let result = Some(ResultRef::Object { name: "a/1".to_owned(), bytes: 7 });
+    let large = Record { result, webhook: None, metadata: BTreeMap::new(), ..ended };
+    assert_eq!(serde_json::to_string(&large).unwrap(), LARGE);
+    let error = Ending::Failed(JobError::InputTooLong { got: 300, max: 256 });
+    let failed = running().apply(Event::Finish { generation: 0, ending: error }, 3_000).unwrap();
+    assert_eq!(serde_json::to_string(&failed).unwrap(), FAILED);
+    for text in [LARGE, FAILED] {
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Record>(text).unwrap()).unwrap(), text);
+    }
+}
+
+const DONE: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"done","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":{"inline":"{}"},"error":null,"webhook":{"url":"https://h","secret":"whsec_abc","state":"pending"},"metadata":{"run":"7"}}"#;
+const LARGE: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"done","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":{"object":{"name":"a/1","bytes":7}},"error":null,"webhook":null}"#;
+const FAILED: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"failed","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":null,"error":{"code":"input_too_long","got":300,"max":256},"webhook":null}"#;
+
 #[test]
 fn a_call_that_was_given_up_tells_why_and_can_be_made_again() {
     let webhook = Some(Webhook::new("https://example.org".to_owned(), None));

@@ -1,7 +1,9 @@
 use super::*;
 use crate::error::JobError;
 use crate::ids::{BootId, JobId, TenantName, hex};
-use crate::job::{Bundle, Cancel, EmbedParams, Held, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task};
+use crate::job::{
+    Bundle, Cancel, EmbedParams, Held, Input, Job, Live, Output, Reply, ReplyBatch, ReplyGroup, Task, Verdict,
+};
 use crate::trace::TraceContext;
 
 fn bundle() -> Bundle {
@@ -98,6 +100,20 @@ fn the_bytes_of_a_cancel_are_frozen() {
     assert_eq!(decode::<Cancel>(&bytes).unwrap(), cancel);
 }
 
+#[test]
+fn the_bytes_of_a_question_and_its_answer_are_frozen() {
+    let ask = Ask { jobs: vec![JobId::from_bytes([2; 16]), JobId::from_bytes([3; 16])] };
+    assert_eq!(hex(&encode(&ask).unwrap()), ASK_V1);
+    assert_eq!(decode::<Ask>(&encode(&ask).unwrap()).unwrap(), ask);
+    let answer = AskAnswer { verdicts: vec![Verdict::Wanted, Verdict::Done, Verdict::Cancelled] };
+    assert_eq!(hex(&encode(&answer).unwrap()), ASK_ANSWER_V1);
+    assert_eq!(decode::<AskAnswer>(&encode(&answer).unwrap()).unwrap(), answer);
+}
+
+const ASK_V1: &str = "\
+    019192c41002020202020202020202020202020202c41003030303030303030303030303030303";
+const ASK_ANSWER_V1: &str = "\
+    019193a657616e746564a4446f6e65a943616e63656c6c6564";
 const CANCEL_V1: &str = "\
     0193c41001010101010101010101010101010101cf000665172a62438091920791c41002020202020202020202020202\
     020202";

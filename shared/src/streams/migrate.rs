@@ -175,6 +175,16 @@ mod tests {
         assert!(why.contains("3 messages would be lost"), "{why}");
     }
 
+    /// Otherwise it could never be changed: there is always a model, and always a counter.
+    #[test]
+    fn the_storage_of_a_bucket_does_not_follow_the_durability() {
+        let memory = StoreArgs { durability: Durability::Memory, ..StoreArgs::default() };
+        for bucket in Bucket::ALL {
+            let found = bucket_config(bucket, &StoreArgs::default());
+            assert_eq!(store(&found, &holding(3), &bucket_config(bucket, &memory)), Step::Nothing);
+        }
+    }
+
     #[test]
     fn limits_below_what_is_there_are_refused() {
         let found = config(&StoreArgs::default());
