@@ -56,8 +56,7 @@ fn a_call_is_settled_once_and_only_after_the_end() {
 /// It lies in the bucket for as long as results are kept: fields may be added, with a default.
 #[test]
 fn the_text_of_a_record_is_frozen() {
-    let webhook =
-        Webhook { url: "https://h".to_owned(), secret: Some("whsec_abc".to_owned()), state: WebhookState::Pending };
+    let webhook = Webhook::new("https://h".to_owned(), Some("whsec_abc".to_owned()));
     let metadata = [("run".to_owned(), "7".to_owned())].into();
     let ended = Record { webhook: Some(webhook), metadata, ..running().apply(done("{}"), 3_000).unwrap() };
     assert_eq!(serde_json::to_string(&ended).unwrap(), DONE);
