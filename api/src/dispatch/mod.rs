@@ -151,7 +151,7 @@ impl Dispatch {
     }
 
     /// For queues that end with the broker's process: what was stored before the connection was lost is no longer
-    /// acknowledged, see [`past`].
+    /// acknowledged, see `past`.
     pub fn distrust_the_past(&self) {
         let shared = Arc::clone(&self.shared);
         shared.past.distrust();
