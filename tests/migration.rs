@@ -89,7 +89,7 @@ async fn the_consumers_of_apis_are_migrated_too() {
     for durable in beside_the_lanes() {
         open(&stores, &durable).await.unwrap();
     }
-    let taken = open(&stores, &Durable::Async(token())).await.unwrap();
+    let taken = open(&stores, &Durable::turns(&token(), &TenantName::default())).await.unwrap();
     let mut messages = taken.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
     assert_eq!(messages.next().await.unwrap().unwrap().payload, "waits");
     cluster.stop().await;

@@ -56,13 +56,18 @@ fn a_call_is_settled_once_and_only_after_the_end() {
 /// It lies in the bucket for as long as results are kept: fields may be added, with a default.
 #[test]
 fn the_text_of_a_record_is_frozen() {
+    let failure = Some(CallFailure { at_ms: 4_000, tries: 5, why: "status 500".to_owned() });
     let webhook = Webhook::new("https://h".to_owned(), Some("whsec_abc".to_owned()));
+    let webhook = Some(Webhook { state: WebhookState::Failed, round: 1, failure, ..webhook });
     let metadata = [("run".to_owned(), "7".to_owned())].into();
-    let ended = Record { webhook: Some(webhook), metadata, ..running().apply(done("{}"), 3_000).unwrap() };
+    let ended = running().apply(done("{}"), 3_000).unwrap();
+    let ended = Record { webhook, metadata, bytes: 9, express: true, ..ended };
     assert_eq!(serde_json::to_string(&ended).unwrap(), DONE);
     assert_eq!(serde_json::from_str::<Record>(DONE).unwrap(), ended);
     let result = Some(ResultRef::Object { name: "a/1".to_owned(), bytes: 7 });
-    let large = Record { result, webhook: None, metadata: BTreeMap::new(), ..ended };
+    // As it was written before these fields were there.
+    let earlier = Record { bytes: 0, express: false, webhook: None, metadata: BTreeMap::new(), ..ended };
+    let large = Record { result, ..earlier };
     assert_eq!(serde_json::to_string(&large).unwrap(), LARGE);
     let error = Ending::Failed(JobError::InputTooLong { got: 300, max: 256 });
     let failed = running().apply(Event::Finish { generation: 0, ending: error }, 3_000).unwrap();
@@ -72,7 +77,7 @@ fn the_text_of_a_record_is_frozen() {
     }
 }
 
-const DONE: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"done","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":{"inline":"{}"},"error":null,"webhook":{"url":"https://h","secret":"whsec_abc","state":"pending"},"metadata":{"run":"7"}}"#;
+const DONE: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"bytes":9,"express":true,"state":"done","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":{"inline":"{}"},"error":null,"webhook":{"url":"https://h","secret":"whsec_abc","state":"failed","round":1,"failure":{"at_ms":4000,"tries":5,"why":"status 500"}},"metadata":{"run":"7"}}"#;
 const LARGE: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"done","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":{"object":{"name":"a/1","bytes":7}},"error":null,"webhook":null}"#;
 const FAILED: &str = r#"{"v":1,"id":"07070707070707070707070707070707","generation":0,"tenant":"default","model":"m","token":"m-0123456789","task":"embed","rows":1,"state":"failed","attempts":1,"created_ms":1000,"started_ms":2000,"ended_ms":3000,"deadline_ms":9000,"result":null,"error":{"code":"input_too_long","got":300,"max":256},"webhook":null}"#;
 
