@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -200,6 +201,9 @@ fn an_encrypted_queue_is_not_opened_without_its_key() {
     assert!(error(&[]).contains("is encrypted; name its key with --store-key-file"));
     let other = keys.path().join("other.key");
     std::fs::write(&other, "k".repeat(65)).unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(!error(&["--store-key-file", other.to_str().unwrap()]).contains("another key"), "everybody may read it");
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert!(error(&["--store-key-file", other.to_str().unwrap()]).contains("another key"));
     assert!(up(store.path(), &with_key).status.success(), "and with it, it still is");
 }
