@@ -18,10 +18,10 @@ from path import body
 from forebay_up import BINARY, cpu_seconds, die_with_parent
 
 LOST = {
-    "memory": "synchronous jobs that wait, and counters, when the broker's process ends",
+    "memory": "synchronous jobs that wait, when the broker's process ends",
     "file": "nothing when the process ends; up to 2 min of acknowledged jobs when the power fails",
     "fsync": "nothing on one broker whose disk survives",
-    "replicated": "nothing while two of three brokers live; up to 2 min if the power of all fails at once",
+    "replicated": "nothing while two of three brokers live; up to 2 min of acknowledged jobs if the power of two fails at once",
 }
 ROLES = ("api", "worker", "nats-server")
 START_SECONDS = 60

@@ -93,13 +93,18 @@ def peer(command, port, env=None, name=None):
 
 
 def streams(system):
-    """Stream name -> state, as the broker's monitoring port tells."""
-    monitor = system.processes("nats-server")[0]["monitor_addr"]
-    status, body = get(f"http://{monitor}/jsz?accounts=true&streams=true&consumers=true")
-    if status != 200:
-        raise BenchFailed(f"the broker's /jsz answered {status}: {body}")
-    details = [stream for account in json.loads(body).get("account_details") or [] for stream in account.get("stream_detail") or []]
-    return {stream["name"]: stream for stream in details}
+    """Stream name -> state, as the brokers' monitoring ports tell; of several brokers, the one that has got furthest with the stream."""
+    found = {}
+    for broker in system.processes("nats-server"):
+        status, body = get(f"http://{broker['monitor_addr']}/jsz?accounts=true&streams=true&consumers=true")
+        if status != 200:
+            raise BenchFailed(f"the broker's /jsz answered {status}: {body}")
+        for account in json.loads(body).get("account_details") or []:
+            for stream in account.get("stream_detail") or []:
+                known = found.get(stream["name"])
+                if known is None or known["state"]["last_seq"] <= stream["state"]["last_seq"]:
+                    found[stream["name"]] = stream
+    return found
 
 
 def job_messages(system):

@@ -318,7 +318,8 @@ async fn used_bytes(cluster: &Cluster) -> u64 {
 /// Runs a batch of `count` lines on two apis and two workers, and kills one after the other at these shares of its way.
 /// Returns the seconds that the batch took.
 async fn with_kills(count: usize, kills: &[(f64, Kill)]) -> f64 {
-    let (cluster, batches) = start(ClusterOptions { apis: 2, workers: 2, ..ClusterOptions::default() }).await;
+    let (cluster, batches) =
+        start(ClusterOptions { apis: 2, workers: 2, reapers: true, ..ClusterOptions::default() }).await;
     let file = lines("identity", count);
     let begin = Instant::now();
     let id = batches.begin(file.as_bytes()).await;

@@ -58,6 +58,13 @@ impl Table {
         holders.retain(|_, heard| now.duration_since(*heard) < HEARD_FOR);
         holders.len()
     }
+
+    fn others_hold(&self, token: &ModelToken, lane: Lane, own: BootId, now: Instant) -> bool {
+        let holders = self.holding.get(&(token.clone(), lane));
+        holders.is_some_and(|holders| {
+            holders.iter().any(|(boot, heard)| *boot != own && now.duration_since(*heard) < HEARD_FOR)
+        })
+    }
 }
 
 impl Peers {
@@ -69,6 +76,11 @@ impl Peers {
     /// Apis that hold work back in this lane, this one included: what the lane's room is divided by.
     pub fn holding(&self, token: &ModelToken, lane: Lane) -> usize {
         self.table.lock().holding(token, lane, Instant::now()).max(1)
+    }
+
+    /// Whether an api that is not `own` holds work back in this lane.
+    pub fn others_hold(&self, token: &ModelToken, lane: Lane, own: BootId) -> bool {
+        self.table.lock().others_hold(token, lane, own, Instant::now())
     }
 
     /// Listens; returns once the subscriptions stand.

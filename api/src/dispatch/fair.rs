@@ -10,10 +10,12 @@
 //!     └──────────▶ held back, by tenant ──release──▶───────────┘
 //!                       └── withdrawn: vanishes
 //! ```
-//! Invariants: what is out and what is held back are counted apart; nothing overtakes within a tenant; nothing is held
-//! back while the window has a quarter of its room free.
+//! Invariants: what is out and what is held back are counted apart; nothing overtakes within a tenant, but for what a
+//! tenant below its share sends past everybody ([`express`]); nothing is held back while the window has a quarter of its
+//! room free.
 
 pub(super) mod drr;
+pub(super) mod express;
 pub(super) mod flow;
 pub(super) mod window;
 

@@ -45,6 +45,7 @@ use crate::registry::Registry;
 use admission::Room;
 pub use admission::{Admission, InFlight};
 use cancel::Canceller;
+use fair::express::Ticket;
 use fair::flow::Flow;
 use gather::Gather;
 use past::Past;
@@ -113,6 +114,8 @@ struct Ready {
     index: usize,
     accepted: Instant,
     deadline: Instant,
+    /// It passes by what others have in the broker.
+    ticket: Option<Ticket>,
 }
 
 impl Ready {
@@ -194,7 +197,7 @@ impl Dispatch {
             let job = Job { id, generation, tenant, enqueued_us, deadline_us, trace, task, input };
             waiting.ids.push(id);
             tracing::debug!(job = %id, model = %model.name, "accepted");
-            let ready = Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline };
+            let ready = Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline, ticket: None };
             // The channel holds as many jobs as may be admitted, so a full one means the same as no admission.
             queue.jobs.try_send(ready).map_err(|_| self.shared.overloaded())?;
             queue.unpublished.inc();

@@ -18,6 +18,7 @@ use forebay_shared::ids::JobId;
 use forebay_shared::job::{Output, Reply, ReplyGroup, Verdict};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::fair::express::Ticket;
 use super::fair::flow::Flow;
 use super::gather::Gather;
 
@@ -50,6 +51,8 @@ struct OpenBundle {
     /// What each of its jobs is taken to cost: their mean.
     cost: u64,
     opened: Instant,
+    /// Those of its jobs that passed by others, until all of them are gone.
+    tickets: Vec<Ticket>,
 }
 
 /// What a group of replies led to.
@@ -82,6 +85,7 @@ impl Pending {
         jobs: impl IntoIterator<Item = (JobId, Arc<Gather>, usize)>,
         flow: &Arc<Flow>,
         cost: u64,
+        tickets: Vec<Ticket>,
         now: Instant,
     ) -> u64 {
         let number = self.next_bundle;
@@ -106,7 +110,7 @@ impl Pending {
         if remaining > 0 {
             flow.sent(remaining, cost * remaining as u64);
             let flow = Arc::clone(flow);
-            self.bundles.insert(number, OpenBundle { remaining, ack: None, flow, cost, opened: now });
+            self.bundles.insert(number, OpenBundle { remaining, ack: None, flow, cost, opened: now, tickets });
         }
         number
     }
@@ -116,7 +120,8 @@ impl Pending {
         let mut settled = Settled::default();
         // What was not run says nothing about how long work takes.
         let ran = group.replies.iter().any(|reply| !is_not_run(reply));
-        if let Some(open) = self.bundles.get(&group.bundle).filter(|_| ran) {
+        // Nor does what did not wait for its turn.
+        if let Some(open) = self.bundles.get(&group.bundle).filter(|open| ran && open.tickets.is_empty()) {
             open.flow.measured(now.saturating_duration_since(open.opened));
         }
         for reply in group.replies {

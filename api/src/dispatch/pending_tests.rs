@@ -28,7 +28,7 @@ fn open(pending: &mut Pending, ids: &[u8]) -> (u64, Vec<Answer>) {
             (id(*n), Arc::new(gather), 0)
         })
         .collect();
-    (pending.open(jobs, &flow(), 10, Instant::now()), answers)
+    (pending.open(jobs, &flow(), 10, Vec::new(), Instant::now()), answers)
 }
 
 thread_local! {

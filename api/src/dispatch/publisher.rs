@@ -24,6 +24,7 @@ use forebay_shared::subjects;
 use forebay_shared::trace::TRACEPARENT;
 use tokio::sync::mpsc;
 
+use super::fair::express;
 use super::fair::flow::Flow;
 use super::fair::window::Room;
 use super::unacknowledged::{self, Next};
@@ -68,6 +69,8 @@ struct Limit {
     until: Instant,
     /// Rows of all workers' batches when there were any: those that are being restarted come back to the same lane.
     batch_rows: usize,
+    /// Another api holds work back in this lane.
+    others_hold: bool,
     announced: Option<Instant>,
 }
 
@@ -89,7 +92,7 @@ impl Publisher {
     pub(super) async fn run(self, mut ready: mpsc::Receiver<Ready>) {
         let publisher = Arc::new(self);
         let mut turn = Vec::with_capacity(TURN);
-        let mut limit = Limit { rows: 0, until: Instant::now(), batch_rows: 0, announced: None };
+        let mut limit = Limit { rows: 0, until: Instant::now(), batch_rows: 0, others_hold: false, announced: None };
         while publisher.next(&mut ready, &mut turn).await {
             tokio::task::yield_now().await;
             while turn.len() < TURN
@@ -101,16 +104,22 @@ impl Publisher {
             let before = turn.len();
             turn.retain(|ready| !ready.gather.is_over());
             publisher.unpublished.sub((before - turn.len()) as f64);
-            publisher.hold_back(&mut turn, &mut limit).await;
-            let workers = publisher.registry.live_workers(&publisher.token);
-            let bundle_limit = bundler::bundle_limit(turn.len(), workers);
-            let sizes: Vec<usize> = turn.iter().map(|ready| ready.job.input.len_bytes()).collect();
-            let (mut rest, mut sizes) = (turn.drain(..), sizes.as_slice());
-            while !sizes.is_empty() {
-                let jobs = bundler::take(sizes.iter().copied(), bundle_limit);
-                sizes = &sizes[jobs..];
-                publisher.publish(rest.by_ref().take(jobs).collect()).await;
-            }
+            let mut passing = publisher.hold_back(&mut turn, &mut limit).await;
+            publisher.publish_all(&mut passing).await;
+            publisher.publish_all(&mut turn).await;
+        }
+    }
+
+    /// Publishes these jobs in as few messages as keep every worker busy.
+    async fn publish_all(self: &Arc<Self>, jobs: &mut Vec<Ready>) {
+        let workers = self.registry.live_workers(&self.token);
+        let bundle_limit = bundler::bundle_limit(jobs.len(), workers);
+        let sizes: Vec<usize> = jobs.iter().map(|ready| ready.job.input.len_bytes()).collect();
+        let (mut rest, mut sizes) = (jobs.drain(..), sizes.as_slice());
+        while !sizes.is_empty() {
+            let count = bundler::take(sizes.iter().copied(), bundle_limit);
+            sizes = &sizes[count..];
+            self.publish(rest.by_ref().take(count).collect()).await;
         }
     }
 
@@ -128,7 +137,8 @@ impl Publisher {
     }
 
     /// Leaves in `turn` what goes out now: everything while the window has room for it, otherwise those whose turn it is.
-    async fn hold_back(&self, turn: &mut Vec<Ready>, limit: &mut Limit) {
+    /// Returns what passes by the backlog of others.
+    async fn hold_back(&self, turn: &mut Vec<Ready>, limit: &mut Limit) -> Vec<Ready> {
         let now = Instant::now();
         if now >= limit.until {
             limit.batch_rows = match self.registry.batch_rows(&self.token) {
@@ -136,9 +146,18 @@ impl Publisher {
                 rows => rows,
             };
             (limit.rows, limit.until) = (self.window(limit.batch_rows), now + WINDOW_EVERY);
+            limit.others_hold = self.registry.peers().others_hold(&self.token, self.lane, self.shared.boot);
         }
-        if self.flow.held_rows() == 0 && self.flow.out_rows() + turn.len() <= limit.rows {
-            return;
+        let has_room = self.flow.held_rows() == 0 && self.flow.out_rows() + turn.len() <= limit.rows;
+        if has_room && !limit.others_hold {
+            return Vec::new();
+        }
+        let passing = match express::over(self.lane) {
+            Some(_) => self.flow.let_pass(turn, limit.rows),
+            None => Vec::new(),
+        };
+        if has_room {
+            return passing;
         }
         self.flow.hold_back(turn.drain(..));
         let earliest = now + self.flow.round_trip();
@@ -155,6 +174,7 @@ impl Publisher {
             limit.announced = Some(now);
             Peers::announce_holding(&self.shared.replies, &self.token, self.lane, self.shared.boot).await;
         }
+        passing
     }
 
     fn window(&self, batch_rows: usize) -> usize {
@@ -209,15 +229,19 @@ impl Publisher {
         let mut deadline = Instant::now();
         let mut waiters = Vec::with_capacity(ready.len());
         let cost = ready.iter().map(Ready::cost).sum::<u64>() / ready.len().max(1) as u64;
-        for Ready { job, gather, index, deadline: until, .. } in ready {
+        let mut tickets = Vec::new();
+        for Ready { job, gather, index, deadline: until, ticket, .. } in ready {
             deadline = deadline.max(until);
             waiters.push((job.id, gather, index));
+            tickets.extend(ticket);
             jobs.push(job);
         }
         let traceparent = jobs[0].trace.map(|trace| trace.to_string());
         let rows = jobs.len();
         self.bundle_rows.observe(rows as f64);
-        let number = self.shared.pending.lock().open(waiters, &self.flow, cost, Instant::now());
+        // A message holds either jobs that pass or jobs that do not.
+        let lane = if tickets.is_empty() { self.lane } else { express::over(self.lane).unwrap_or(self.lane) };
+        let number = self.shared.pending.lock().open(waiters, &self.flow, cost, tickets, Instant::now());
         let newest = self.registry.wire_version(&self.token);
         let bundle = Bundle { api: self.shared.boot, number, jobs };
         let payload = codec::encode_for(&bundle, newest).inspect_err(|_| {
@@ -227,7 +251,7 @@ impl Publisher {
         let left = deadline.saturating_duration_since(Instant::now());
         Ok(Outgoing {
             number,
-            subject: subjects::jobs(&self.token, self.lane, rows),
+            subject: subjects::jobs(&self.token, lane, rows),
             message_id: format!("{}.{number}:0", self.shared.boot),
             ids,
             traceparent,

@@ -119,6 +119,11 @@ impl<K: Clone + Eq + Hash, T> Drr<K, T> {
         before - self.rows
     }
 
+    /// Whether any job of the tenant waits.
+    pub(crate) fn holds(&self, tenant: &K) -> bool {
+        self.queues.contains_key(tenant)
+    }
+
     /// Jobs that wait.
     pub(crate) fn rows(&self) -> usize {
         self.rows

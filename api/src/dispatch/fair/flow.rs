@@ -4,6 +4,7 @@
 //! Counts are atomics and the queue is only locked when something is held back, so that a lane without a backlog costs its
 //! jobs nothing but two additions.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::drr::Drr;
+use super::express::Express;
 use super::window::low_water;
 use crate::dispatch::Ready;
 use crate::dispatch::estimate::{Answered, Drain, Unreachable};
 
 /// Tokens that a tenant may take per turn: a few short inputs.
-const QUANTUM_TOKENS: u64 = 64;
+pub(crate) const QUANTUM_TOKENS: u64 = 64;
+/// One row in so many of the window may be out past the backlog.
+const EXPRESS_SHARE: usize = 4;
 /// Withdrawn jobs among those held back are removed when they may be more than one in so many.
 const SWEEP_SHARE: usize = 8;
 const SWEEP_AT_LEAST: usize = 64;
@@ -36,6 +40,7 @@ pub(crate) struct Flow {
     room: Notify,
     held_rows: AtomicUsize,
     held: Mutex<Held>,
+    express: Arc<Express>,
 }
 
 /// What is held back, and how fast it drains.
@@ -60,6 +65,7 @@ impl Default for Flow {
             room: Notify::new(),
             held_rows: AtomicUsize::new(0),
             held: Mutex::new(held),
+            express: Arc::default(),
         }
     }
 }
@@ -117,6 +123,21 @@ impl Flow {
     /// Rows per second in this lane while it was limited.
     pub(crate) fn drained_per_second(&self) -> Option<f64> {
         self.held.lock().drain.rows_per_second()
+    }
+
+    /// Takes out of `jobs` those whose tenants ask for less than their share: none of theirs is held back, and little of
+    /// theirs is out. Each gets its ticket.
+    pub(crate) fn let_pass(&self, jobs: &mut Vec<Ready>, window: usize) -> Vec<Ready> {
+        let held = self.held.lock();
+        let mut passing = Vec::new();
+        for mut ready in std::mem::take(jobs) {
+            let tenant = &ready.job.tenant;
+            if !held.queue.holds(tenant) {
+                ready.ticket = self.express.admit(tenant, ready.cost(), window / EXPRESS_SHARE);
+            }
+            if ready.ticket.is_some() { passing.push(ready) } else { jobs.push(ready) }
+        }
+        passing
     }
 
     /// Puts jobs behind those of their tenant.

@@ -22,7 +22,7 @@ fn ready(tenant: &str) -> (Ready, Answer) {
         input: Input::Tokens(vec![1; 10]),
     };
     let now = Instant::now();
-    (Ready { job, gather: Arc::new(gather), index: 0, accepted: now, deadline: now + SECOND }, answer)
+    (Ready { job, gather: Arc::new(gather), index: 0, accepted: now, deadline: now + SECOND, ticket: None }, answer)
 }
 
 fn hold(flow: &Flow, tenant: &str, jobs: usize) -> Vec<Answer> {
@@ -74,6 +74,31 @@ fn a_newcomer_goes_out_with_the_next_that_do() {
     let _one = hold(&flow, "victim", 1);
     (0..32).for_each(|_| flow.returned(12, true));
     assert!(release(&flow, 64, now).contains(&"victim".to_owned()));
+}
+
+#[test]
+fn who_asks_for_less_than_its_share_passes_by_a_flood() {
+    let flow = Flow::default();
+    let _flood = hold(&flow, "flooder", 1000);
+    let (mut jobs, _answers): (Vec<_>, Vec<_>) =
+        ["flooder", "victim", "flooder", "victim", "other"].into_iter().map(ready).unzip();
+    let passing = flow.let_pass(&mut jobs, 64);
+    let tenants = |jobs: &[Ready]| jobs.iter().map(|ready| ready.job.tenant.to_string()).collect::<Vec<_>>();
+    assert_eq!(tenants(&passing), ["victim", "victim", "other"]);
+    assert_eq!(tenants(&jobs), ["flooder", "flooder"], "in their order");
+    assert_eq!(flow.held_rows(), 1000);
+}
+
+#[test]
+fn who_sends_more_than_a_turn_waits_behind_itself() {
+    let flow = Flow::default();
+    let (mut jobs, _answers): (Vec<_>, Vec<_>) = (0..20).map(|_| ready("busy")).unzip();
+    let passing = flow.let_pass(&mut jobs, 1000);
+    assert_eq!((passing.len(), jobs.len()), (5, 15), "64 tokens of 12 each");
+    flow.hold_back(jobs);
+    drop(passing);
+    let (mut more, _answers): (Vec<_>, Vec<_>) = (0..1).map(|_| ready("busy")).unzip();
+    assert!(flow.let_pass(&mut more, 1000).is_empty(), "it has a queue of its own by now");
 }
 
 #[test]
