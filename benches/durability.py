@@ -57,7 +57,7 @@ class Replicated:
         broker = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
         shared = ["--broker", broker, "--durability", "replicated", "--log", "warn"]
         self.role("worker", worker, ["--model", "identity", "--metrics-addr", f"127.0.0.1:{worker}", *shared])
-        self.role("api", api, ["--api-addr", f"127.0.0.1:{api}", *shared])
+        self.role("api", api, ["--api-addr", f"127.0.0.1:{api}", "--cache-bytes", "0", *shared])
         self.url, self.monitor = f"http://127.0.0.1:{api}", monitors[0]
         self.wait(f"http://127.0.0.1:{worker}/health/ready")
         self.wait(f"{self.url}/health/ready?model=identity")
@@ -147,7 +147,7 @@ def load(system, bodies, connections, seconds):
     used = {role: (value - cpu.get(role, 0.0)) / max(result["requests"], 1) * 1e6 for role, value in system.cpu().items()}
     assert_all_acked(system)
     if job_messages(system) <= before:
-        raise BenchFailed("the last sequence of the job stream did not advance: the requests did not go through the queue")
+        raise BenchFailed(f"the last sequence of the job stream did not advance: the requests did not go through the queue ({result})")
     return {**result, **used}
 
 
