@@ -16,6 +16,7 @@ use forebay_shared::ids::{BootId, ModelName, ModelToken};
 use forebay_shared::job::Live;
 use forebay_shared::metrics::ApiMetrics;
 use forebay_shared::model::ModelRecord;
+use forebay_shared::streams::through_an_election;
 use forebay_shared::subjects;
 use futures::StreamExt;
 use parking_lot::RwLock;
@@ -188,7 +189,7 @@ impl Registry {
             }
         });
         self.peers.follow(link).await?;
-        self.load(&models).await?;
+        through_an_election("read the table of models", || self.load(&models)).await?;
         self.synced.store(true, Ordering::Relaxed);
         let registry = Arc::clone(self);
         tokio::spawn(async move { registry.watch(models).await });

@@ -146,7 +146,8 @@ async fn models(
     control: &Link,
 ) -> anyhow::Result<async_nats::jetstream::kv::Store> {
     let models = stores.bucket(Bucket::Models).await?;
-    clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
+    let read = || clock.sync(&control.client, streams::MODELS_STREAM);
+    streams::through_an_election("read the broker's clock", read).await.context("cannot read the broker's clock")?;
     Ok(models)
 }
 

@@ -40,7 +40,7 @@ mod migration;
 mod room;
 
 pub use consumers::Durable;
-pub use ensure::{EnsureError, Stores};
+pub use ensure::{EnsureError, Stores, through_an_election};
 pub use migration::{Finding, Migration, Verdict};
 pub use room::{Level, is_full, level};
 

@@ -64,7 +64,8 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let stores = Stores::new(control.jetstream(), &broker.stores);
     let models_table = stores.bucket(Bucket::Models).await?;
     let clock = BrokerClock::from_wall_clock();
-    clock.sync(&control.client, streams::MODELS_STREAM).await.context("cannot read the broker's clock")?;
+    let read = || clock.sync(&control.client, streams::MODELS_STREAM);
+    streams::through_an_election("read the broker's clock", read).await.context("cannot read the broker's clock")?;
     tokio::spawn(clock.clone().keep_synced(control.client.clone(), streams::MODELS_STREAM.to_owned()));
 
     let pull = broker::connect(&broker, boot, name.as_str(), broker::PULL).await?;
@@ -94,7 +95,7 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
         dead: DeadLetters::open(&stores, control.jetstream()).await?,
         process: name.clone(),
     };
-    announce::register(&models_table, &record).await?;
+    streams::through_an_election("register the model", || announce::register(&models_table, &record)).await?;
 
     let live = Live {
         boot,

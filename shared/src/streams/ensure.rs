@@ -41,6 +41,25 @@ const LEADER_LOOKS: u32 = 20;
 const ELECTION: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Tries until it succeeds, or for as long as a cluster may take to choose a leader: for what a process reads or writes
+/// once, at its start.
+///
+/// # Errors
+/// That of the last try.
+pub async fn through_an_election<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    attempt: impl Fn() -> F,
+) -> Result<T, E> {
+    let end = Instant::now() + ELECTION;
+    loop {
+        match Box::pin(attempt()).await {
+            Err(error) if Instant::now() < end => tracing::debug!(%error, what, "tried again"),
+            done => return done,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// The fleet's streams, buckets and object stores, as one process opens them.
 #[derive(Clone)]
 pub struct Stores {
