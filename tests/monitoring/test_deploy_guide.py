@@ -120,8 +120,10 @@ def test_nomad_is_given_files_that_exist():
 
 
 def test_links_lead_somewhere():
+    # What those pages describe may not be there yet.
+    subjects = {"../monitoring/README.md": "monitoring", "compose.md": "docker-compose.yml"}
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", GUIDE):
-        if link != "../monitoring/README.md" or (ROOT / "monitoring").exists():
+        if link not in subjects or (ROOT / subjects[link]).exists():
             assert (ROOT / "docs" / link).exists(), link
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-IMAGE = re.compile(r"(?<![\w/.-])((?:ghcr\.io/forebay|natsio|prom|grafana|hashicorp)/[a-z-]+|nats):(v?\d+\.\d+\.\d+[\w.-]*)")
+IMAGE = re.compile(r"(?<![\w/.])(?<!\w-)((?:ghcr\.io/forebay|natsio|prom|grafana|hashicorp)/[a-z-]+|nats):(v?\d+\.\d+\.\d+[\w.-]*)")
 
 
 def images_of(paths):

@@ -15,7 +15,7 @@ import yaml
 from kubernetes_objects import KUBERNETES, ROOT, by_kind, is_custom, kustomized, objects_of, one, output_of, program, seconds, validate, workloads
 
 OVERLAYS = ["overlays/cpu", "overlays/gpu", "overlays/monitoring", "overlays/standalone-prometheus", "jobs/migrate", "jobs/migrate-apply", "example"]
-COMPONENTS = ["components/keda", "components/hpa", "components/tls", "components/webhooks"]
+COMPONENTS = ["components/keda", "components/hpa", "components/tls", "components/tracing", "components/webhooks"]
 FLEETS = ["overlays/cpu", "overlays/gpu", "example"]
 
 
