@@ -1,8 +1,8 @@
 """What may stand where in a Nomad job file: block -> its attributes and the blocks in it.
 
-Taken from the documentation of the job specification (developer.hashicorp.com/nomad/docs/job-specification, version 2.0), of the
-Docker driver's `config`, and of the autoscaler's policies and agent. Only blocks that our files use, each with everything that it may
-hold, so that a misspelt or misplaced name is found. `...` stands for any attribute: maps that the user names.
+As the job specification (developer.hashicorp.com/nomad/docs/job-specification) and the HCL tags of Nomad 2.0.6 have it, and those of
+the Docker driver's `config` and of the autoscaler 0.5's policies and agent. Blocks that our files use or may come to use, each with
+what it may hold, so that a misspelt or misplaced name is found. `...` stands for any attribute: maps that the user names.
 """
 
 

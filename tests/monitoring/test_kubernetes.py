@@ -3,11 +3,12 @@
 No cluster is at hand: what is proved is that an API server would take them, and that they say what the roles need.
 """
 
-import importlib.util
+import functools
 import json
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,20 +26,15 @@ def all_objects():
     return found + [(f"overlays/cpu + {name}", value) for name in COMPONENTS for value in composed("overlays/cpu", name)]
 
 
-def composed(overlay, *components, cache={}):  # noqa: B006: kept between tests on purpose
+@functools.cache
+def composed(overlay, *components):
     """An overlay with components, as a site's own kustomization has them."""
-    key = (overlay, components)
-    if key not in cache:
-        folder = KUBERNETES / f".test-{os.getpid()}"
-        folder.mkdir()
-        try:
-            lists = {"resources": [f"../{overlay}"], "components": [f"../{name}" for name in components]}
-            (folder / "kustomization.yaml").write_text(yaml.dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **lists}))
-            cache[key] = objects_of(output_of(program("kubectl"), "kustomize", folder))
-        finally:
-            (folder / "kustomization.yaml").unlink(missing_ok=True)
-            folder.rmdir()
-    return cache[key]
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes no absolute paths.
+        here = os.path.relpath(KUBERNETES, os.path.realpath(folder))
+        lists = {"resources": [f"{here}/{overlay}"], "components": [f"{here}/{name}" for name in components]}
+        Path(folder, "kustomization.yaml").write_text(yaml.dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **lists}))
+        return objects_of(output_of(program("kubectl"), "kustomize", folder))
 
 
 def test_every_folder_is_rendered_here():
@@ -80,6 +76,9 @@ def test_pods_are_locked_down():
             assert spec["securityContext"]["runAsNonRoot"] is True, label
             assert spec["securityContext"]["runAsUser"] > 0, label
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, label
+            # Those that the namespace's pod security standard (restricted) takes.
+            for volume in spec["volumes"]:
+                assert volume.keys() - {"name"} <= {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}, f"{label}: {volume}"
             assert spec.get("serviceAccountName") == "prometheus" or spec["automountServiceAccountToken"] is False, label
             for container in spec["containers"]:
                 label = f"{where}: {name}/{container['name']}"
@@ -296,62 +295,3 @@ def test_promtool_takes_the_standalone_configuration(tmp_path):
         job.pop("kubernetes_sd_configs", None)
     (tmp_path / "prometheus.yml").write_text(yaml.dump(config))
     output_of(promtool, "check", "config", "--syntax-only", tmp_path / "prometheus.yml")
-
-
-def test_rules_and_dashboards_are_those_of_monitoring():
-    done = subprocess.run([*PYTHON, "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-PYTHON = [os.sys.executable, str(KUBERNETES / "render.py")]
-
-
-def render_module():
-    spec = importlib.util.spec_from_file_location("render", KUBERNETES / "render.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def monitoring(tmp_path):
-    """A small monitoring/ folder, and a place to render it into."""
-    rules, dashboards = tmp_path / "monitoring/prometheus/rules", tmp_path / "monitoring/grafana/dashboards"
-    rules.mkdir(parents=True)
-    dashboards.mkdir(parents=True)
-    rule = {"alert": "A", "expr": "up == 0\n", "labels": {"severity": "critical"}, "annotations": {"summary": "{{ $labels.instance }}"}}
-    (rules / "alerts.yml").write_text(yaml.dump({"groups": [{"name": "a", "rules": [rule]}]}))
-    (rules / "compat-3.yml").write_text(yaml.dump({"groups": [{"name": "c", "rules": [{"record": "x", "expr": "y"}]}]}))
-    (dashboards / "overview.json").write_text('{"title": "Overview", "text": "{{ braces }} $(and) ${dollars}"}')
-    target = tmp_path / "kubernetes"
-    (target / "overlays/monitoring").mkdir(parents=True)
-    (target / "overlays/monitoring/servicemonitor.yaml").write_text((KUBERNETES / "overlays/monitoring/servicemonitor.yaml").read_text())
-    return tmp_path / "monitoring", target
-
-
-def test_render_writes_what_the_operator_and_grafana_read(monitoring):
-    source, target = monitoring
-    main = render_module().main
-    arguments = ["--monitoring", str(source), "--target", str(target)]
-    assert main([*arguments, "--check"]) == 1
-    assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
-    objects = kustomized(target / "overlays/monitoring")
-    (rule,) = by_kind(objects, "PrometheusRule")
-    validate(rule)
-    assert rule["spec"]["groups"] == yaml.safe_load((source / "prometheus/rules/alerts.yml").read_text())["groups"]
-    (dashboard,) = by_kind(objects, "ConfigMap")
-    assert dashboard["metadata"] == {"name": "grafana-dashboard-overview", "namespace": "monitoring", "labels": {"grafana_dashboard": "1"}}
-    assert dashboard["data"]["overview.json"] == (source / "grafana/dashboards/overview.json").read_text()
-    # The names of other stacks are not in it, but at hand.
-    assert [value["metadata"]["name"] for value in kustomized(target / "overlays/monitoring-compat")] == ["forebay-compat-3"]
-
-
-def test_render_notices_what_has_gone(monitoring):
-    source, target = monitoring
-    main = render_module().main
-    arguments = ["--monitoring", str(source), "--target", str(target)]
-    main(arguments)
-    (source / "grafana/dashboards/overview.json").unlink()
-    assert main([*arguments, "--check"]) == 1
-    assert main(arguments) == 0
-    assert not Path(target, "overlays/monitoring/dashboards/overview.json").exists()
