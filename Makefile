@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
 .PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability clean distclean
-.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients summary
+.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ up: ## set up, build and run the whole system: make up ARGS="--workers 2"
 	@cargo build --release --locked
 	exec $(BIN) up --model $(MODEL) $(ARGS)
 
-test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients summary ## everything that must hold, from formatting to the clients
+test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients check-monitoring summary ## everything that must hold, from formatting to dashboards
 
 fuzz: ## the property tests against arbitrary input for FUZZ_SECONDS=300; SEED=… repeats a round
 	@scripts/fuzz.sh
@@ -69,6 +69,7 @@ check-build:
 # Generated pages must be the ones that the code would generate now.
 check-reference:
 	@$(STEP) "reference pages are current" $(TEST_BIN) reference --check docs/reference
+	@$(STEP) "rules and dashboards are current" cargo run -q --locked -p forebay-monitoring-gen -- --check
 
 # Ports and a store of its own, which begins empty: a system that runs in this checkout is not disturbed.
 check-once:
@@ -84,8 +85,15 @@ check-rust:
 check-clients:
 	@FOREBAY_BIN=$(TEST_BIN) STEP_LOG=clients $(STEP) "unmodified clients and metrics pages" $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/clients
 
+check-monitoring:
+	@FOREBAY_BIN=$(TEST_BIN) STEP_LOG=monitoring $(STEP) "monitoring and deployment" $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/monitoring
+
 summary:
 	@scripts/summary.sh
+
+monitoring: ## write rules, dashboards and what Kubernetes gets of them, after a change of metrics or of monitoring/values.yml
+	@cargo run -q --locked -p forebay-monitoring-gen
+	@$(VENV_PYTHON) deploy/kubernetes/render.py
 
 # A development build: it is the one whose clock can be put wrong, and it stops where a number overflows.
 chaos: ## everything dies at random under load, for CHAOS_SECONDS=600; CHAOS_SEED=… repeats a run
