@@ -25,13 +25,14 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from forebay_up import BINARY, ForebayUp, die_with_parent, free_ports, get  # noqa: E402
 
+RULES = ROOT / "monitoring/prometheus/rules"
 PROMETHEUS = ROOT / ".cache/bin/prometheus"
 # Long enough that a rate over 30 s has many samples, and that what happened once has been scraped.
 BUSY_SECONDS = 20
 
 
 class Prometheus:
-    """Scrapes a system like the project's own configuration does, but every second. Use it as a context manager."""
+    """Scrapes a system like the project's own configuration does, with its rules, but every second. Use it as a context manager."""
 
     def __init__(self, aggregator):
         self.home = Path(tempfile.mkdtemp(prefix="forebay-prometheus-"))
@@ -40,7 +41,8 @@ class Prometheus:
 
     def __enter__(self):
         config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["rules/*.yml"],
             "scrape_configs": [
                 {"job_name": "forebay-aggregator", "static_configs": [{"targets": [self.aggregator]}]},
                 {"job_name": "forebay", "http_sd_configs": [{"url": f"http://{self.aggregator}/sd", "refresh_interval": "1s"}]},
@@ -48,6 +50,12 @@ class Prometheus:
             ],
         }
         (self.home / "prometheus.yml").write_text(yaml.safe_dump(config))
+        (self.home / "rules").mkdir()
+        for path in RULES.glob("*.yml"):
+            rules = yaml.safe_load(path.read_text())
+            for group in rules["groups"]:
+                group.pop("interval", None)
+            (self.home / "rules" / path.name).write_text(yaml.safe_dump(rules))
         command = [PROMETHEUS, f"--config.file={self.home}/prometheus.yml", f"--storage.tsdb.path={self.home}/data"]
         with open(self.home / "log", "wb") as log:
             self.process = subprocess.Popen(

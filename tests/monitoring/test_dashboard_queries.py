@@ -10,9 +10,10 @@ from dashboards import filled, is_prometheus, load_all, panels, variables
 
 # What a machine without the part cannot answer: a piece of the query, and why. A query in this list that answers is an error.
 SILENT = {
+    'kind="file_limit"': "the broker that `forebay up` starts has no limit of its own",
     "DCGM_": "no GPU, and no exporter of NVIDIA's figures",
     "node_": "no node_exporter",
-    "container_": "no cAdvisor, and no kubelet",
+    "forebay:pod:": "no cAdvisor, and no kubelet",
     "gnatsd_": "no exporter of nats-server's own figures",
     "offset 1d": "the system does not run since yesterday",
     "offset 7d": "the system does not run since last week",

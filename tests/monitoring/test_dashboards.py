@@ -62,6 +62,36 @@ TITLES = [
     "Logs",
 ]
 
+VALUES = yaml.safe_load((ROOT / "monitoring/values.yml").read_text())
+REQUESTS, QUEUE, RESOURCES, BROKER = (VALUES[part] for part in ("requests", "queue", "resources", "broker"))
+MEBIBYTE = 1024**2
+# The limits of a panel, in the alerts' terms → the panels that draw them. A count begins to be bad at one more than the alert's limit.
+LIMITS = [
+    ((REQUESTS["p95"]["above"],), ["Request Latency", "Response time", "P95 latency by model", "API latency percentiles (P95, P99)"]),
+    ((REQUESTS["p95"]["above"],), ["P95 latency by api", "P95 today, yesterday, last week"]),
+    ((REQUESTS["p99"]["above"],), ["Latency"]),
+    ((REQUESTS["http_errors"]["above"],), ["5xx error rate", "Error rate (5xx)"]),
+    ((REQUESTS["model_errors"]["above"],), ["Error Rate", "Errors by model"]),
+    ((REQUESTS["cache_hits"]["below"],), ["Hit rate in this hour", "Hit rate by model", "Cache hit rate"]),
+    ((VALUES["slo"]["burn_3d"], VALUES["slo"]["burn_1h"]), ["Burn rate: availability", "Burn rate: latency"]),
+    ((QUEUE["backlog"]["above"], QUEUE["critical"]["above"]), ["Queue Size", "Jobs waiting", "Waiting by model", "Waiting"]),
+    ((QUEUE["backlog"]["above"], QUEUE["critical"]["above"]), ["Request queue depth"]),
+    ((QUEUE["oldest"]["above"],), ["Age of the oldest"]),
+    ((QUEUE["utilization"]["above"],), ["Queue utilization"]),
+    ((QUEUE["dead_letters"]["above"] + 1,), ["Dead letters"]),
+    ((VALUES["workers"]["load_errors"]["above"] + 1,), ["Loads that failed"]),
+    ((VALUES["workers"]["clock_offset"]["above"],), ["Clock offset"]),
+    ((BROKER["store_filling"]["above"], BROKER["store_full"]["above"]), ["Store in use"]),
+    (
+        (RESOURCES["memory_mebibytes"]["above"] * MEBIBYTE, RESOURCES["memory_critical_mebibytes"]["above"] * MEBIBYTE),
+        ["Pod memory usage", "Memory by process", "Memory by container"],
+    ),
+    ((RESOURCES["cpu_millicores"]["above"] / 1000,), ["Pod CPU usage", "CPU by process", "CPU by container"]),
+    ((RESOURCES["disk_free_critical"]["below"], RESOURCES["disk_free"]["below"]), ["Free disk space"]),
+    # Something is there, or it is not: these alerts have no limit.
+    ((1,), ["Firing alerts", "Processes down", "Workers ready", "Broker answers"]),
+]
+
 KNOWN_UNITS = {value for name, value in vars(units).items() if not name.startswith("_") and isinstance(value, str)}
 
 each = pytest.mark.parametrize("uid", DASHBOARDS)
@@ -147,7 +177,7 @@ def test_a_panel_says_what_it_shows(uid, panel):
 def test_axes_begin_at_zero(uid, panel):
     defaults = panel["fieldConfig"]["defaults"]
     if panel["type"] in ("timeseries", "stat", "gauge", "bargauge"):
-        may_be_negative = panel["title"] in ("Training loss", "Validation loss", "Cost per hour: computing and idle")
+        may_be_negative = panel["title"] in ("Training loss", "Validation loss")
         assert ("min" in defaults) != may_be_negative
         assert defaults.get("min", 0) == 0
     if unit(panel) == "percentunit":
@@ -197,6 +227,18 @@ def test_known_panels_keep_their_names():
     assert OVERVIEW <= {panel["title"] for panel in panels(DASHBOARDS["forebay-overview"])}
 
 
+def test_limits_are_those_of_the_alerts():
+    drawn = {}
+    for board in DASHBOARDS.values():
+        for panel in panels(board):
+            steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+            assert steps[0]["value"] is None
+            if limits := tuple(step["value"] for step in steps[1:]):
+                assert list(limits) == sorted(limits)
+                drawn.setdefault(panel["title"], set()).add(limits)
+    assert drawn == {title: {limits} for limits, titles in LIMITS for title in titles}
+
+
 def test_provisioning_names_the_data_source_and_the_folder():
     folder = ROOT / "monitoring/grafana/provisioning"
     sources = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
@@ -204,6 +246,14 @@ def test_provisioning_names_the_data_source_and_the_folder():
     assert sources[0]["jsonData"]["timeInterval"] == "15s"
     (provider,) = yaml.safe_load((folder / "dashboards/forebay.yml").read_text())["providers"]
     assert (provider["folder"], provider["allowUiUpdates"], provider["disableDeletion"]) == ("forebay", False, True)
+
+
+@pytest.mark.skipif(not (ROOT / "docker-compose.yml").exists(), reason="there is no docker-compose.yml")
+def test_compose_gives_grafana_what_the_files_name():
+    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    assert grafana["environment"]["PROMETHEUS_URL"] == "http://prometheus:9090"
+    assert "./monitoring/grafana/dashboards:/etc/grafana/dashboards:ro" in grafana["volumes"]
+    assert "./monitoring/grafana/provisioning:/etc/grafana/provisioning:ro" in grafana["volumes"]
 
 
 def test_logs_are_asked_of_loki_and_the_rest_of_prometheus():

@@ -43,7 +43,7 @@ fn requests(limits: &Limits) -> Row {
                 Unit::Ratio,
             )
             .query("errors", ratio(&faults, &all))
-            .limit(limits.error_ratio),
+            .limit(limits.model_errors),
             percentiles(latency, "forebay_request_duration_seconds").limit(limits.latency),
         ],
     )
@@ -56,10 +56,15 @@ fn batches(limits: &Limits) -> Row {
             Panel::timeseries("Average Batch Size", "Rows in one batch.", Unit::Number)
                 .query("{{model}}", mean("forebay_batch_size", CHOSEN, &["model"]))
                 .decimals(1),
-            Panel::timeseries("Queue Size", "Jobs that wait for a worker.", Unit::Count)
-                .query("{{model}}", now(&["model"], &of("forebay_queue_pending", "")))
-                .limit(limits.queue_depth)
-                .more("forebay-queue"),
+            Panel::timeseries(
+                "Queue Size",
+                "Jobs that somebody waits for; the alerts' limits. And jobs of lanes for which nobody does.",
+                Unit::Count,
+            )
+            .query("{{model}}", now(&["model"], &of("forebay_queue_pending", &limits.prompt_lanes)))
+            .query("{{model}} for later", now(&["model"], &of("forebay_queue_pending", &limits.other_lanes)))
+            .limit(limits.backlog)
+            .more("forebay-queue"),
             Panel::timeseries("Inflight Batches", "Batches on devices at this moment, over all models.", Unit::Count)
                 .query("batches", now(&[], "forebay_batches_in_flight")),
         ],

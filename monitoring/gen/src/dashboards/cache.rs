@@ -28,12 +28,12 @@ fn rate(limits: &Limits) -> Row {
         vec![
             Panel::gauge("Hit rate in this hour", "Share of rows that were not computed, over the last hour.")
                 .query("hit rate", hit_ratio(|name| grown(&[], &of(name, ""), "1h")))
-                .limit(limits.cache_hit_ratio)
+                .limit(limits.cache_hits)
                 .size(6, 8),
             Panel::timeseries("Hit rate by model", "Share of rows that were not computed.", Unit::Ratio)
                 .query("{{model}}", hit_ratio(|name| per_second(&["model"], &of(name, ""))))
                 .max(1.0)
-                .limit(limits.cache_hit_ratio)
+                .limit(limits.cache_hits)
                 .size(9, 8),
             Panel::stacked("Rows looked up", "Rows per second.", Unit::PerSecond)
                 .query("hits", per_second(&[], &of("forebay_cache_hits_total", "")))

@@ -165,11 +165,11 @@ fn fleet(limits: &Limits) -> Row {
                 "Seconds since each worker reported. It does once a second.",
                 Unit::Seconds,
             )
-            .query("{{worker}}", silence)
-            .limit(limits.worker_silence),
+            .query("{{worker}}", silence),
             Panel::timeseries("Clock offset", "How far the clocks of hosts are from the broker's.", Unit::Seconds)
                 .query(WHO, at("forebay_api_clock_offset_seconds", ""))
-                .query(WHO, at("forebay_worker_clock_offset_seconds", "")),
+                .query(WHO, at("forebay_worker_clock_offset_seconds", ""))
+                .limit(limits.clock_offset),
             Panel::timeseries(
                 "Messages dropped",
                 "Messages per second that a process took too slowly.",
@@ -182,8 +182,7 @@ fn fleet(limits: &Limits) -> Row {
                 aggregators_per_second(&["instance", "result"], "forebay_reports_total"),
             ),
             Panel::timeseries("Age of the fleet's numbers", "How stale the aggregators' pages can be.", Unit::Seconds)
-                .query("{{instance}}", "max by (instance) (forebay_reports_age_seconds)")
-                .limit(limits.reports_age),
+                .query("{{instance}}", "max by (instance) (forebay_reports_age_seconds)"),
         ],
     )
 }

@@ -11,39 +11,62 @@ pub struct Limits {
     pub latency: Limit,
     /// P99 of an HTTP request.
     pub http_latency: Limit,
-    pub error_ratio: Limit,
-    pub queue_depth: Limit,
+    pub http_errors: Limit,
+    pub model_errors: Limit,
+    /// How much faster than allowed the budget of errors is used up.
+    pub burn: Limit,
+    /// Jobs that somebody waits for.
+    pub backlog: Limit,
     pub queue_utilization: Limit,
     pub oldest_age: Limit,
     pub dead_letters: Limit,
-    pub cache_hit_ratio: Limit,
+    pub cache_hits: Limit,
+    pub load_errors: Limit,
+    pub clock_offset: Limit,
+    pub store: Limit,
     pub memory: Limit,
     pub cpu: Limit,
     pub disk_free: Limit,
-    pub worker_silence: Limit,
-    pub reports_age: Limit,
-    pub broker_up: Limit,
+    /// The lanes that somebody waits for, as a matcher.
+    pub prompt_lanes: String,
+    /// All other lanes.
+    pub other_lanes: String,
 }
 
 impl Limits {
-    pub fn new(_values: &Values) -> Self {
+    pub fn new(values: &Values) -> Self {
+        let (requests, queue, resources) = (&values.requests, &values.queue, &values.resources);
+        let lanes = queue.lanes.join("|");
+        let mebibytes = |count: f64| count * 1024.0 * 1024.0;
         Self {
-            latency: Limit::warn_above(1.0),
-            http_latency: Limit::warn_above(0.2),
-            error_ratio: Limit::warn_above(0.05),
-            queue_depth: Limit::above(100.0, 500.0),
-            queue_utilization: Limit::warn_above(0.8),
-            oldest_age: Limit::warn_above(30.0),
-            dead_letters: Limit::warn_above(1.0),
-            cache_hit_ratio: Limit::warn_below(0.2),
-            memory: Limit::above(3500.0 * 1048576.0, 3900.0 * 1048576.0),
-            cpu: Limit::warn_above(1.8),
-            disk_free: Limit::below(0.15, 0.05),
-            worker_silence: Limit::warn_above(3.0),
-            reports_age: Limit::warn_above(10.0),
-            broker_up: Limit::crit_below(1.0),
+            latency: Limit::warn_above(requests.p95.above),
+            http_latency: Limit::warn_above(requests.p99.above),
+            http_errors: Limit::warn_above(requests.http_errors.above),
+            model_errors: Limit::warn_above(requests.model_errors.above),
+            burn: Limit::above(values.slo.burn_3d, values.slo.burn_1h),
+            backlog: Limit::above(queue.backlog.above, queue.critical.above),
+            queue_utilization: Limit::warn_above(queue.utilization.above),
+            oldest_age: Limit::warn_above(queue.oldest.above),
+            dead_letters: Limit::warn_above(more_than(queue.dead_letters.above)),
+            cache_hits: Limit::warn_below(requests.cache_hits.below),
+            load_errors: Limit::warn_above(more_than(values.workers.load_errors.above)),
+            clock_offset: Limit::warn_above(values.workers.clock_offset.above),
+            store: Limit::above(values.broker.store_filling.above, values.broker.store_full.above),
+            memory: Limit::above(
+                mebibytes(resources.memory_mebibytes.above),
+                mebibytes(resources.memory_critical_mebibytes.above),
+            ),
+            cpu: Limit::warn_above(resources.cpu_millicores.above / 1000.0),
+            disk_free: Limit::below(resources.disk_free.below, resources.disk_free_critical.below),
+            prompt_lanes: format!(r#"lane=~"{lanes}""#),
+            other_lanes: format!(r#"lane!~"{lanes}""#),
         }
     }
+}
+
+/// The smallest count that is above a limit: Grafana colours from a value upwards.
+fn more_than(count: f64) -> f64 {
+    count.floor() + 1.0
 }
 
 /// Where a value begins to be bad.

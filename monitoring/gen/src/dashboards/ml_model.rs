@@ -66,9 +66,9 @@ fn machine(limits: &Limits) -> Row {
             .max(1.0),
             Panel::timeseries("RAM usage", "Memory in use on the fullest host, without caches.", Unit::Bytes)
                 .query("used", promql::gauge("forebay_host_memory_used_bytes")),
-            Panel::timeseries("Jobs waiting", "Jobs that wait for a worker.", Unit::Count)
-                .query("{{model}}", now(&["model"], &of("forebay_queue_pending", "")))
-                .limit(limits.queue_depth),
+            Panel::timeseries("Jobs waiting", "Jobs that somebody waits for.", Unit::Count)
+                .query("{{model}}", now(&["model"], &of("forebay_queue_pending", &limits.prompt_lanes)))
+                .limit(limits.backlog),
         ],
     )
 }

@@ -31,15 +31,16 @@ use self::limits::Limits;
 use self::model::Dashboard;
 use crate::output::Page;
 use crate::promql;
+use crate::rules;
 use crate::values::Values;
 
 /// # Errors
 /// A query names what the tables do not have, or panels do not fill their lines.
 pub fn pages(values: &Values) -> anyhow::Result<Vec<Page>> {
-    let limits = Limits::new(values);
+    let (limits, recorded) = (Limits::new(values), rules::recorded(values)?);
     variables::check().context("the choices of dashboards")?;
     [annotations::STARTS, annotations::MODELS].iter().try_for_each(|query| promql::check(query, &BTreeSet::new()))?;
-    all(&limits).iter().map(page).collect()
+    all(&limits).iter().map(|dashboard| page(dashboard, &recorded)).collect()
 }
 
 fn all(limits: &Limits) -> Vec<Dashboard> {
@@ -58,9 +59,9 @@ fn all(limits: &Limits) -> Vec<Dashboard> {
     ]
 }
 
-fn page(dashboard: &Dashboard) -> anyhow::Result<Page> {
+fn page(dashboard: &Dashboard, recorded: &BTreeSet<String>) -> anyhow::Result<Page> {
     for (panel, query) in json::queries(dashboard).filter(|(panel, _)| !panel.from_logs) {
-        promql::check(query, &BTreeSet::new()).with_context(|| format!("`{}` on {}", panel.title, dashboard.uid))?;
+        promql::check(query, recorded).with_context(|| format!("`{}` on {}", panel.title, dashboard.uid))?;
     }
     let text = json::text(dashboard)?;
     Ok(Page::new(format!("grafana/dashboards/{}.json", dashboard.uid), text))

@@ -12,7 +12,7 @@ pub fn dashboard(limits: &Limits) -> Dashboard {
         description: "Latency, throughput and errors of each model; versions, size and loading.",
         tags: &["models"],
         variables: &[Variable::Model],
-        rows: vec![performance(limits), compute(), loading()],
+        rows: vec![performance(limits), compute(), loading(limits)],
         from: "now-1h",
     }
 }
@@ -30,7 +30,7 @@ fn performance(limits: &Limits) -> Row {
                 .limit(limits.latency),
             Panel::timeseries("Errors by model", "Share of requests that failed by our fault.", Unit::Ratio)
                 .query("{{model}}", ratio(&faults, &all))
-                .limit(limits.error_ratio),
+                .limit(limits.model_errors),
             Panel::timeseries(
                 "Predictions by model",
                 "Rows per second that were answered with a result.",
@@ -39,10 +39,15 @@ fn performance(limits: &Limits) -> Row {
             .query("{{model}}", per_second(&["model"], &of("forebay_predictions_total", ""))),
             Panel::timeseries("Tokens by model", "Tokens per second of answered requests.", Unit::PerSecond)
                 .query("{{model}} {{kind}}", per_second(&["model", "kind"], &of("forebay_tokens_total", ""))),
-            Panel::timeseries("Waiting by model", "Jobs that wait for a worker.", Unit::Count)
-                .query("{{model}}", now(&["model"], &of("forebay_queue_pending", "")))
-                .limit(limits.queue_depth)
-                .more("forebay-queue"),
+            Panel::timeseries(
+                "Waiting by model",
+                "Jobs that somebody waits for; the alerts' limits. And jobs of lanes for which nobody does.",
+                Unit::Count,
+            )
+            .query("{{model}}", now(&["model"], &of("forebay_queue_pending", &limits.prompt_lanes)))
+            .query("{{model}} for later", now(&["model"], &of("forebay_queue_pending", &limits.other_lanes)))
+            .limit(limits.backlog)
+            .more("forebay-queue"),
         ],
     )
 }
@@ -82,7 +87,7 @@ fn compute() -> Row {
     )
 }
 
-fn loading() -> Row {
+fn loading(limits: &Limits) -> Row {
     let name = "forebay_model_load_duration_seconds";
     // Loads are rare: a rate over a minute would show none.
     let loads = |suffix: &str| format!("sum by (model) ({})", promql::gauge(&of(&format!("{name}_{suffix}"), "")));
@@ -116,10 +121,11 @@ fn loading() -> Row {
             .query("{{model}}", ratio(&loads("sum"), &loads("count"))),
             Panel::timeseries(
                 "Loads that failed",
-                "Attempts to load a model that failed, in the last hour.",
+                "Attempts to load a model that failed, in the last 15 minutes.",
                 Unit::Count,
             )
-            .query("{{model}}", super::ask::grown(&["model"], &of("forebay_model_load_errors_total", ""), "1h")),
+            .query("{{model}}", super::ask::grown(&["model"], &of("forebay_model_load_errors_total", ""), "15m"))
+            .limit(limits.load_errors),
         ],
     )
 }

@@ -21,8 +21,11 @@ fn health(limits: &Limits) -> Row {
     Row::new(
         "Health",
         vec![
-            Panel::stat("Firing alerts", "Alerts of forebay that fire now, whatever their severity.", Unit::Count)
-                .query("", or_zero(r#"count(ALERTS{stack="forebay", alertstate="firing", alertname!="Watchdog"})"#))
+            Panel::stat("Firing alerts", "Alerts of forebay that fire now, warnings and worse.", Unit::Count)
+                .query(
+                    "",
+                    or_zero(r#"count(ALERTS{stack="forebay", alertstate="firing", severity=~"critical|warning"})"#),
+                )
                 .limit(Limit::warn_above(1.0)),
             Panel::stat("Processes down", "Apis, workers and aggregators that do not answer a scrape.", Unit::Count)
                 .query("", r#"sum(1 - up{job=~"forebay|forebay-aggregator"})"#)
@@ -101,7 +104,7 @@ fn traffic(limits: &Limits) -> Row {
                 "inference",
                 ratio(&sum(&of("forebay_requests_total", FAULTS)), &sum(&of("forebay_requests_total", ""))),
             )
-            .limit(limits.error_ratio)
+            .limit(limits.http_errors)
             .more("forebay-red"),
         ],
     )
@@ -114,17 +117,22 @@ fn queue(limits: &Limits) -> Row {
     Row::new(
         "Queue, inference, cache",
         vec![
-            Panel::timeseries("Request queue depth", "Jobs that wait for a worker.", Unit::Count)
-                .query("{{model}}", now(&["model"], &of("forebay_queue_pending", "")))
-                .limit(limits.queue_depth)
-                .more("forebay-queue"),
+            Panel::timeseries(
+                "Request queue depth",
+                "Jobs that somebody waits for; the alerts' limits. And jobs of lanes for which nobody does.",
+                Unit::Count,
+            )
+            .query("{{model}}", now(&["model"], &of("forebay_queue_pending", &limits.prompt_lanes)))
+            .query("{{model}} for later", now(&["model"], &of("forebay_queue_pending", &limits.other_lanes)))
+            .limit(limits.backlog)
+            .more("forebay-queue"),
             Panel::timeseries("Inference latency (P95)", "Seconds that the model takes for one batch.", Unit::Seconds)
                 .query("{{model}} {{schema}}", quantile(0.95, "forebay_inference_seconds", CHOSEN, &["model"]))
                 .more("forebay-batching"),
             Panel::timeseries("Cache hit rate", "Share of rows that were not computed.", Unit::Ratio)
                 .query("hit rate", ratio(&hits, &looked_up))
                 .max(1.0)
-                .limit(limits.cache_hit_ratio)
+                .limit(limits.cache_hits)
                 .more("forebay-cache"),
         ],
     )

@@ -37,9 +37,10 @@ impl Kind {
         }
     }
 
-    /// Whether the panel shows the last value alone.
+    /// Whether the panel shows what is true now, and nothing where nobody knows: the last value of a range would be
+    /// that of an aggregator which is gone.
     fn is_instant(&self) -> bool {
-        matches!(self, Self::Table { .. } | Self::BarGauge)
+        matches!(self, Self::Table { .. } | Self::BarGauge | Self::Stat | Self::Gauge)
     }
 }
 
@@ -182,7 +183,7 @@ fn options(panel: &Panel) -> Value {
         }),
         Kind::Stat => json!({
             "colorMode": if panel.limit.is_some() || !panel.mappings.is_empty() { "value" } else { "none" },
-            "graphMode": "area",
+            "graphMode": "none",
             "justifyMode": "auto",
             "orientation": "auto",
             "reduceOptions": last,

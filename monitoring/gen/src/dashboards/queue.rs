@@ -1,7 +1,7 @@
 //! The queue: how much waits, how long, what came out of it, and how its broker is.
 
 use super::ask::{CHOSEN, aggregators_per_second, buckets, now, of, per_second, quantile, ratio};
-use super::limits::Limits;
+use super::limits::{Limit, Limits};
 use super::model::{Dashboard, Panel, Row, Unit, Variable};
 use crate::promql;
 
@@ -23,14 +23,19 @@ fn depth(limits: &Limits) -> Row {
     Row::new(
         "Depth",
         vec![
-            Panel::timeseries("Waiting", "Jobs that wait for a worker, at the broker or in an api.", Unit::Count)
-                .query("{{model}}", pending(&["model"]))
-                .limit(limits.queue_depth),
+            Panel::timeseries(
+                "Waiting",
+                "Jobs that somebody waits for; the alerts' limits. And jobs of lanes for which nobody does.",
+                Unit::Count,
+            )
+            .query("{{model}}", now(&["model"], &of("forebay_queue_pending", &limits.prompt_lanes)))
+            .query("{{model}} for later", now(&["model"], &of("forebay_queue_pending", &limits.other_lanes)))
+            .limit(limits.backlog),
             Panel::stacked("Waiting by lane", "Jobs that wait for a worker.", Unit::Count)
                 .query("{{lane}}", pending(&["lane"])),
             Panel::timeseries(
                 "Age of the oldest",
-                "Seconds since the oldest job was published; an upper bound.",
+                "Seconds since the oldest job was published, at most. The limit is for jobs that somebody waits for.",
                 Unit::Seconds,
             )
             .query(
@@ -151,12 +156,13 @@ fn asynchronous() -> Row {
 }
 
 fn broker(limits: &Limits) -> Row {
+    let store = |kind: &str| promql::gauge(&format!(r#"forebay_broker_store_bytes{{kind="{kind}"}}"#));
     Row::new(
         "Broker",
         vec![
             Panel::timeseries("Broker answers", "1 while the broker answers an aggregator's questions.", Unit::Number)
                 .query("{{instance}}", "min by (instance) (forebay_broker_up)")
-                .limit(limits.broker_up)
+                .limit(Limit::crit_below(1.0))
                 .max(1.0),
             Panel::timeseries(
                 "Store",
@@ -171,16 +177,21 @@ fn broker(limits: &Limits) -> Row {
                 "Writes of an aggregator per second that the broker did not take.",
                 Unit::PerSecond,
             )
-            .query("{{instance}}", aggregators_per_second(&["instance"], "forebay_broker_write_errors_total"))
-            .width(12),
+            .query("{{instance}}", aggregators_per_second(&["instance"], "forebay_broker_write_errors_total")),
+            Panel::timeseries(
+                "Store in use",
+                "Share of the limit of the broker's file store, where it has one.",
+                Unit::Ratio,
+            )
+            .query("files", format!("max({}) / max({} > 0)", store("file_used"), store("file_limit")))
+            .limit(limits.store),
             Panel::timeseries(
                 "Figures of the broker itself",
                 "Messages per second through nats-server, from its exporter.",
                 Unit::PerSecond,
             )
             .query("in {{instance}}", r#"rate(gnatsd_varz_in_msgs{job="nats"}[$__rate_interval])"#)
-            .query("out {{instance}}", r#"rate(gnatsd_varz_out_msgs{job="nats"}[$__rate_interval])"#)
-            .width(12),
+            .query("out {{instance}}", r#"rate(gnatsd_varz_out_msgs{job="nats"}[$__rate_interval])"#),
         ],
     )
 }

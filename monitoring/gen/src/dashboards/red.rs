@@ -5,6 +5,8 @@ use super::limits::Limits;
 use super::model::{Dashboard, Panel, Row, Unit, Variable};
 use crate::promql;
 
+/// Requests that are answered as soon as they can be: not those that wait for a job's end on purpose.
+const PROMPT: &str = r#"route!~"/health.*|/metrics|/v1/jobs/.*|/v1/files.*""#;
 /// Requests of clients: health checks and scrapes are not theirs.
 const CLIENTS: &str = r#"route!~"/health.*|/metrics""#;
 
@@ -15,7 +17,7 @@ pub fn dashboard(limits: &Limits) -> Dashboard {
         description: "Rate, errors and duration of what clients asked, and failures that look like success.",
         tags: &["api", "red"],
         variables: &[Variable::Model],
-        rows: vec![rate(), errors(limits), duration(limits), silent(limits)],
+        rows: vec![rate(), errors(limits), duration(limits), budget(limits), silent(limits)],
         from: "now-1h",
     }
 }
@@ -52,7 +54,7 @@ fn errors(limits: &Limits) -> Row {
         vec![
             Panel::timeseries("Error rate (5xx)", "Share of HTTP requests that were answered with 5xx.", Unit::Ratio)
                 .query("5xx", share(r#"status=~"5..""#))
-                .limit(limits.error_ratio),
+                .limit(limits.http_errors),
             Panel::timeseries(
                 "Refused requests (4xx)",
                 "Share of HTTP requests that were answered with 4xx.",
@@ -71,19 +73,40 @@ fn errors(limits: &Limits) -> Row {
 
 fn duration(limits: &Limits) -> Row {
     let name = "forebay_http_request_duration_seconds";
-    let clients = format!("{{{CLIENTS}}}");
+    let prompt = format!("{{{PROMPT}}}");
     Row::new(
         "Duration",
         vec![
-            Panel::timeseries("Latency", "Seconds from the head of a request to its complete answer.", Unit::Seconds)
-                .query("P50 {{schema}}", quantile(0.5, name, &clients, &[]))
-                .query("P95 {{schema}}", quantile(0.95, name, &clients, &[]))
-                .query("P99 {{schema}}", quantile(0.99, name, &clients, &[]))
-                .limit(limits.http_latency),
+            Panel::timeseries(
+                "Latency",
+                "Seconds from the head of a request to its complete answer, without waits for stored jobs.",
+                Unit::Seconds,
+            )
+            .query("P50 {{schema}}", quantile(0.5, name, &prompt, &[]))
+            .query("P95 {{schema}}", quantile(0.95, name, &prompt, &[]))
+            .query("P99 {{schema}}", quantile(0.99, name, &prompt, &[]))
+            .limit(limits.http_latency),
             Panel::timeseries("P95 by route", "Seconds that 95 of 100 requests of a route stay below.", Unit::Seconds)
-                .query("{{method}} {{route}} {{schema}}", quantile(0.95, name, &clients, &["method", "route"])),
+                .query("{{method}} {{route}} {{schema}}", quantile(0.95, name, &prompt, &["method", "route"])),
             Panel::heatmap("Latency Distribution", "Requests per second, by how long they took.", Unit::Seconds)
-                .query("{{le}}", buckets(name, &clients)),
+                .query("{{le}}", buckets(name, &prompt)),
+        ],
+    )
+}
+
+/// How fast the budget of errors is used up, as the rules record it: the windows are too long to ask each time.
+fn budget(limits: &Limits) -> Row {
+    let burn = |panel: Panel, of: &str| {
+        let rate = |window: &str| format!(r#"forebay:model:slo_{of}:burn_rate{window}{{model=~"$model"}}"#);
+        let query = |panel: Panel, window: &str| panel.query(&format!("{{{{model}}}} {window}"), rate(window));
+        query(query(query(panel, "1h"), "6h"), "3d").limit(limits.burn).width(12)
+    };
+    let how = "How many times faster than allowed the budget of 30 days is used up.";
+    Row::new(
+        "Error budget",
+        vec![
+            burn(Panel::timeseries("Burn rate: availability", how, Unit::Number), "availability"),
+            burn(Panel::timeseries("Burn rate: latency", how, Unit::Number), "latency"),
         ],
     )
 }

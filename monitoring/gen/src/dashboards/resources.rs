@@ -124,21 +124,17 @@ fn hosts(limits: &Limits) -> Row {
     )
 }
 
+/// As the rules record it: the series of cAdvisor overlap, and what is a pod has another name in each place.
 fn containers(limits: &Limits) -> Row {
-    let ours = r#"image=~".*forebay.*""#;
-    let of = |name: &str| format!("{name}{{{ours}}}");
     Row::new(
         "Containers (cAdvisor or kubelet)",
         vec![
             Panel::timeseries("CPU by container", "Processor seconds per second; 1 is one core.", Unit::Number)
-                .query(
-                    "{{pod}}{{name}}",
-                    format!("rate({}[$__rate_interval])", of("container_cpu_usage_seconds_total")),
-                )
+                .query("{{namespace}} {{pod}}", "forebay:pod:container_cpu_cores:rate5m")
                 .limit(limits.cpu)
                 .width(12),
             Panel::timeseries("Memory by container", "What counts against the limit of the container.", Unit::Bytes)
-                .query("{{pod}}{{name}}", of("container_memory_usage_bytes"))
+                .query("{{namespace}} {{pod}}", "forebay:pod:container_memory_bytes:sum")
                 .limit(limits.memory)
                 .width(12),
         ],

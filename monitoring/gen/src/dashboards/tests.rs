@@ -47,6 +47,6 @@ fn a_query_with_an_unknown_name_ends_the_run() {
     let mut dashboard = dashboards().remove(0);
     let panel = Panel::stat("Wrong", "", Unit::Count).query("", "sum(forebay_requests_totall)");
     dashboard.rows[0].panels.push(panel);
-    let error = format!("{:#}", page(&dashboard).unwrap_err());
+    let error = format!("{:#}", page(&dashboard, &BTreeSet::new()).unwrap_err());
     assert!(error.contains("`Wrong` on forebay-overview") && error.contains("no table has"), "{error}");
 }
