@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability clean distclean
+.PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring
 
 help: ## this text
@@ -44,7 +44,7 @@ fuzz: ## the property tests against arbitrary input for FUZZ_SECONDS=300; SEED=â
 
 quick: check-fmt check-clippy check-rust ## formatting, lints and Rust tests
 
-bench: bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability ## every table of the docs; QUICK=1 for a smoke run
+bench: bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics ## every table of the docs; QUICK=1 for a smoke run
 
 # --- the steps of `make test` ---
 
@@ -105,6 +105,9 @@ chaos-replicated: ## the same around three brokers that are one queue
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-600} cargo test --locked --workspace --test chaos -- --ignored --nocapture everything_dies_around
 
 # --- benches: each prints a table, the machine and its own command line ---
+
+bench-metrics: ## what counting and a page cost
+	@cargo bench --locked -p forebay-shared --bench metrics
 
 bench-setup:
 	@$(PYTHON) scripts/fetch.py nats-server model wrk bench
