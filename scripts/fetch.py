@@ -266,18 +266,54 @@ def debian(package):
     return DEBIAN / package
 
 
-def promtool():
-    """From PATH, else Debian's prometheus package, which also brings the server itself."""
-    if found := on_path("promtool"):
-        link(Path(found).resolve(), "promtool")
+# Program -> where Debian's package of it has it.
+PROMETHEUS = {"promtool": "promtool", "prometheus": "prometheus"}
+ALERTMANAGER = {"alertmanager": "alertmanager-unpacked", "amtool": "amtool"}
+NODE_EXPORTER = {"node_exporter": "prometheus-node-exporter"}
+
+
+def unpacked_alertmanager(folder):
+    """Debian's Alertmanager reads its own templates from below /usr/share, where nothing is: a copy that reads them from a descriptor
+    instead, which the script that starts it has opened. The path in it keeps its length."""
+    installed = b"/usr/share/prometheus/alertmanager"
+    copy, script = folder / "alertmanager-relocated", folder / "alertmanager-unpacked"
+    copy.write_bytes((folder / "prometheus-alertmanager").read_bytes().replace(installed, b"/proc/self/fd/9".ljust(len(installed), b"/")))
+    script.write_text(f"""#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+exec 9<"$here/../share/prometheus/alertmanager"
+exec "$here/{copy.name}" "$@"
+""")
+    for program in (copy, script):
+        program.chmod(0o755)
+
+
+def monitoring(package, programs):
+    """Programs of one project, of one version: all from PATH, else all from Debian's package."""
+    found = {name: on_path(name) for name in programs}
+    if all(found.values()):
+        for name, path in found.items():
+            link(Path(path).resolve(), name)
         return "the one already installed"
     try:
-        folder = debian("prometheus")
+        folder = debian(package)
     except Unavailable as error:
-        raise Unavailable(f"{error}; or put promtool (it comes with Prometheus) on PATH") from None
-    for name in ("promtool", "prometheus"):
-        link(folder / "usr/bin" / name, name)
-    return output_of(BIN / "promtool", "--version").split(" (")[0].replace("promtool, version ", "")
+        raise Unavailable(f"{error}; or put {' and '.join(programs)} on PATH") from None
+    if package == "prometheus-alertmanager":
+        unpacked_alertmanager(folder / "usr/bin")
+    for name, file in programs.items():
+        link(folder / "usr/bin" / file, name)
+    version = re.search(r"version (\S+)", output_of(BIN / next(iter(programs)), "--version"))
+    if not version:
+        raise Unavailable(f"Debian's {package} does not start here; put {' and '.join(programs)} on PATH")
+    return version.group(1)
+
+
+def monitoring_item(package, programs):
+    return Item(
+        lambda: monitoring(package, programs),
+        lambda: " ".join(str(on_path(name)) for name in programs),
+        lambda: all((BIN / name).exists() for name in programs),
+    )
 
 
 # The libraries that wrk needs beyond the C library, and the packages that may hold them (names differ between releases).
@@ -370,7 +406,9 @@ ITEMS = {
     "venv": Item(venv, lambda: sys.version, PYTHON.exists, default=False),
     "nats-server": Item(nats_server, lambda: f"{NATS_VERSION} {on_path('nats-server')} {os.environ.get('FOREBAY_NATS_SERVER')}", (BIN / "nats-server").exists),
     "model": Item(model, lambda: MODEL_FILES, (MODEL / "model.safetensors").exists),
-    "promtool": Item(promtool, lambda: on_path("promtool"), (BIN / "promtool").exists),
+    "promtool": monitoring_item("prometheus", PROMETHEUS),
+    "alertmanager": monitoring_item("prometheus-alertmanager", ALERTMANAGER),
+    "node_exporter": monitoring_item("prometheus-node-exporter", NODE_EXPORTER),
     "deny": Item(lambda: cargo_tool("cargo-deny", DENY_VERSION, "1"), lambda: DENY_VERSION, lambda: cargo_program("cargo-deny")),
     "nextest": Item(nextest, lambda: NEXTEST_VERSION, lambda: cargo_program("cargo-nextest"), optional=True),
     "clients": Item(lambda: need("venv") or requirements("tests/clients"), lambda: pinned("tests/clients"), PYTHON.exists),
