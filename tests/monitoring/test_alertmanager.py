@@ -33,6 +33,40 @@ ROUTES = [
     ("test_receiver=pager severity=critical notify=email", "none"),
 ]
 
+# A cause, what it silences, and what it must leave alone: others, and the same of another model or machine.
+INHIBITIONS = [
+    (
+        {"alertname": "ForebayBrokerDown"},
+        [{"alertname": "ForebayNoWorker", "model": "m"}, {"alertname": "ForebayHighErrorRate"}, {"alertname": "ForebayQueueBacklog", "model": "m"}],
+        [{"alertname": "ForebayDiskSpaceCritical", "instance": "i"}, {"alertname": "ForebayPodDown", "job": "forebay"}, {"alertname": "ForebayWatchdog"}],
+    ),
+    (
+        {"alertname": "ForebayAggregatorDown"},
+        [{"alertname": "ForebayPodDown", "job": "forebay-aggregator"}, {"alertname": "ForebayTargetMissing"}],
+        [{"alertname": "ForebayPodDown", "job": "forebay"}],
+    ),
+    (
+        {"alertname": "ForebayNoWorker", "model": "m"},
+        [{"alertname": "ForebayQueueCritical", "model": "m"}, {"alertname": "ForebayWorkerSilent", "model": "m", "worker": "w"}],
+        [{"alertname": "ForebayQueueCritical", "model": "other"}, {"alertname": "ForebayModelLoadErrors", "model": "m"}],
+    ),
+    (
+        {"alertname": "ForebayQueueCritical", "model": "m"},
+        [{"alertname": "ForebayQueueBacklog", "model": "m"}],
+        [{"alertname": "ForebayQueueBacklog", "model": "other"}],
+    ),
+    (
+        {"alertname": "ForebayDiskSpaceCritical", "instance": "i", "mountpoint": "/"},
+        [{"alertname": "ForebayDiskSpaceLow", "instance": "i", "mountpoint": "/"}],
+        [{"alertname": "ForebayDiskSpaceLow", "instance": "i", "mountpoint": "/data"}],
+    ),
+    (
+        {"alertname": "Mine", "severity": "critical", "model": "m"},
+        [{"alertname": "Mine", "severity": "warning", "model": "m"}],
+        [{"alertname": "Mine", "severity": "warning", "model": "other"}, {"alertname": "Another", "severity": "warning", "model": "m"}],
+    ),
+]
+
 
 def amtool(*arguments):
     done = subprocess.run([program("amtool"), *arguments], capture_output=True, text=True, timeout=60)
@@ -143,3 +177,15 @@ def test_processes_of_one_model_share_a_message_and_models_do_not(alertmanager, 
     alertmanager.post(*({**alert, "model": model, "process": process} for model in ("a", "b") for process in ("worker-1", "worker-2")))
     for model in ("a", "b"):
         eventually(f"one message about {model}", lambda model=model: inbox.told("pagerduty", f"[FIRING:2] ForebayGrouped ({model})"))
+
+
+@pytest.mark.parametrize(("cause", "silenced", "loud"), INHIBITIONS, ids=[cause["alertname"] for cause, _, _ in INHIBITIONS])
+def test_a_cause_silences_its_consequences_and_nothing_else(inbox, cause, silenced, loud):
+    with Alertmanager(inbox) as server:
+        server.post(cause, *silenced, *loud)
+
+        def states():
+            return [[bool(server.alerts(**labels)[0]["status"]["inhibitedBy"]) for labels in kind] for kind in ([cause], silenced, loud)]
+
+        expected = [[False], [True] * len(silenced), [False] * len(loud)]
+        eventually(lambda: f"{states()} is {expected}", lambda: len(server.alerts()) == 1 + len(silenced) + len(loud) and states() == expected)
