@@ -20,9 +20,9 @@ MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "prometheus" / "rules"
 START_SECONDS = 30
 STOP_SECONDS = 15
-# Between scrapes, evaluations and looks at the list of targets; and how long a condition holds before it is an alert. A target that goes
-# on purpose is scraped at most once more before it leaves the list: the wait must be longer than that.
-INTERVAL, FOR = "1s", "5s"
+# Between scrapes, evaluations and looks at the list of targets; and how long a condition holds before it is an alert. That must be longer
+# than a target that left on purpose is still scraped: until the next look, and Prometheus takes up a changed list every 5 s.
+INTERVAL, FOR = "1s", "10s"
 
 
 def program(name):
@@ -117,7 +117,9 @@ class Prometheus(Server):
         (self.home / "prometheus.yml").write_text(yaml.safe_dump(self.config()))
         flags = {"config.file": "prometheus.yml", "storage.tsdb.path": "data"}
         flags = [f"--{flag}={self.home}/{value}" for flag, value in flags.items()]
-        return [program("prometheus"), *flags, f"--web.listen-address={self.address}", "--log.level=warn"]
+        # What fires at once is first told before Alertmanager is known, and by default again a minute later.
+        quick = ["--rules.alert.resend-delay=1s", "--log.level=warn"]
+        return [program("prometheus"), *flags, *quick, f"--web.listen-address={self.address}"]
 
     def config(self):
         """With the names of jobs that the rules know."""
