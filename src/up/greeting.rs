@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::plan::Addresses;
+use super::monitoring;
+use super::plan::{Addresses, Kind};
 use crate::host;
 use crate::http::{self, query_value};
 use crate::model::Model;
@@ -21,14 +22,24 @@ const SENTENCE: &str = "Water waits in the forebay until a turbine is free.";
 /// Numbers of a vector that are shown.
 const SHOWN_NUMBERS: usize = 4;
 
-/// Waits until the api says that every model has a worker.
-pub async fn wait_until_ready(api: SocketAddr, models: &[Model]) {
-    let api = host::reachable(api);
+/// Waits until the api says that every model has a worker, and until those who watch do.
+pub async fn wait_until_ready(addresses: &Addresses, models: &[Model]) {
+    let api = host::reachable(addresses.api);
     for model in models {
         let path = format!("/health/ready?model={}", query_value(&model.name));
-        while !http::get(api, &path, PROBE_LIMIT).await.is_ok_and(|answer| answer.status == 200) {
-            tokio::time::sleep(POLL_EVERY).await;
+        wait_for(api, &path).await;
+    }
+    let watchers = [(Kind::Prometheus, addresses.prometheus), (Kind::Alertmanager, addresses.alertmanager)];
+    for (kind, addr) in watchers {
+        if let Some(addr) = addr {
+            wait_for(host::reachable(addr), kind.probe_path()).await;
         }
+    }
+}
+
+async fn wait_for(addr: SocketAddr, path: &str) {
+    while !http::get(addr, path, PROBE_LIMIT).await.is_ok_and(|answer| answer.status == 200) {
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
@@ -84,6 +95,9 @@ pub fn directions(addresses: Addresses, model: &str, store: &Path) -> String {
     line("api", format!("http://{api}"));
     line("metrics", format!("http://{aggregator}/metrics"));
     line("fleet", format!("http://{aggregator}/v1/fleet"));
+    for (what, value) in monitoring::directions(&addresses) {
+        line(what, value);
+    }
     line("store", store.display().to_string());
     let _infallible = write!(
         text,

@@ -5,6 +5,7 @@
 //! * `plan`: which processes, on which ports, with which flags. `preflight`: whether they can run. `store`: the folder.
 //! * `fleet`: all processes; `keeper`: one process, kept running by the rule of `restart`; `child`: one start of it.
 //! * `board`: what is seen meanwhile. `greeting`: the first request, and what to try next.
+//! * `monitoring`: Prometheus and Alertmanager, when asked for. `programs`: where the binaries of others are.
 //!
 //! The queue is a real nats-server and the roles are this same program: nothing here is on the path of a request.
 
@@ -13,9 +14,11 @@ mod child;
 mod fleet;
 mod greeting;
 mod keeper;
+mod monitoring;
 mod nats;
 mod plan;
 mod preflight;
+mod programs;
 mod restart;
 mod store;
 
@@ -34,6 +37,7 @@ use crate::model::Model;
 use crate::signals::Signals;
 use board::Board;
 use fleet::Fleet;
+use monitoring::MonitoringArgs;
 pub use nats::{find_server, server_version};
 use plan::{Addresses, Plan};
 use store::Store;
@@ -84,6 +88,8 @@ pub struct UpArgs {
     #[arg(long, env = "FOREBAY_STOP_GRACE", default_value = "35s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     stop_grace: Duration,
     #[command(flatten)]
+    monitoring: MonitoringArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -124,10 +130,13 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     preflight::check(&plan, &store)?;
     store.unlock(plan.key_fingerprint.as_deref())?;
     nats::write_config(&plan, &store)?;
+    if let Some(monitoring) = &plan.monitoring {
+        monitoring.write_config(plan.addresses.aggregator, &store)?;
+    }
 
     let mut fleet = Fleet::start(plan.processes, store, args.stop_grace)?;
     let board = Board::show(fleet.statuses());
-    if let Some(warning) = preflight::exposure(plan.addresses.nats) {
+    for warning in preflight::exposure(&plan.addresses) {
         board.note(&warning);
     }
     let serving =
@@ -184,7 +193,7 @@ impl Serving<'_> {
     }
 
     async fn first_answer(&self) -> anyhow::Result<Value> {
-        greeting::wait_until_ready(self.addresses.api, self.models).await;
+        greeting::wait_until_ready(&self.addresses, self.models).await;
         greeting::first_answer(self.addresses.api, &self.models[0].name).await
     }
 }

@@ -1,4 +1,4 @@
-//! The broker of `up`: finding the nats-server binary, and its configuration.
+//! The broker of `up`: its binary, and its configuration.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,9 +9,11 @@ use super::UpDurability;
 use forebay_shared::streams;
 
 use super::plan::Plan;
+use super::programs::Program;
 use super::store::Store;
 use crate::host;
 
+const SERVER: Program = Program { name: "nats-server", flag: "--nats-server", env: "FOREBAY_NATS_SERVER" };
 /// Time-to-live per message, on which the queue's definitions rely, came with this version.
 const OLDEST_VERSION: (u32, u32) = (2, 11);
 /// What JetStream may use at most, whatever the disk has.
@@ -27,23 +29,7 @@ pub const STORE_KEY_ENV: &str = "FOREBAY_STORE_KEY";
 /// # Errors
 /// One line that says what to do when there is none.
 pub fn find_server(named: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = named {
-        if !path.is_file() {
-            bail!("there is no nats-server at {}; correct --nats-server / FOREBAY_NATS_SERVER", path.display());
-        }
-        return Ok(std::path::absolute(path)?);
-    }
-    let on_path =
-        std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
-    // target/release/forebay → the project's .cache
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("../../.cache/bin")));
-    let folders = on_path.chain([PathBuf::from(".cache/bin")]).chain(beside);
-    match folders.map(|folder| folder.join("nats-server")).find(|path| path.is_file()) {
-        Some(path) => Ok(path.canonicalize()?),
-        None => bail!(
-            "cannot find nats-server on PATH or in .cache/bin; run `make setup`, or install it and set FOREBAY_NATS_SERVER to its path"
-        ),
-    }
+    SERVER.find(named)
 }
 
 /// `2.15.1`
@@ -121,9 +107,12 @@ mod tests {
                 aggregator: addr(9600),
                 nats: addr(4222),
                 nats_monitor: addr(8222),
+                prometheus: None,
+                alertmanager: None,
             },
             durability: UpDurability::File,
             key_fingerprint: None,
+            monitoring: None,
             processes: Vec::new(),
         }
     }

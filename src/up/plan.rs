@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use forebay_shared::settings::LogFormat;
 
+use super::monitoring::Monitoring;
 use super::nats;
 use super::store::Store;
 use super::{UpArgs, UpDurability};
@@ -14,9 +15,11 @@ use crate::host;
 use crate::keys::{self, Keys, User};
 use crate::model::Model;
 
-/// In the order in which they stop: first the door, then the work, then those who watch, last the queue.
+/// In the order in which they stop: first those who would raise the alarm, then the door, then the work, then those who watch, last the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    Prometheus,
+    Alertmanager,
     Api,
     Worker,
     Aggregator,
@@ -24,7 +27,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const STOP_ORDER: [Self; 4] = [Self::Api, Self::Worker, Self::Aggregator, Self::NatsServer];
+    pub const STOP_ORDER: [Self; 6] =
+        [Self::Prometheus, Self::Alertmanager, Self::Api, Self::Worker, Self::Aggregator, Self::NatsServer];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,6 +36,8 @@ impl Kind {
             Self::Worker => "worker",
             Self::Aggregator => "aggregator",
             Self::NatsServer => "nats-server",
+            Self::Prometheus => "prometheus",
+            Self::Alertmanager => "alertmanager",
         }
     }
 
@@ -41,7 +47,7 @@ impl Kind {
             Self::Api => Some(User::Api),
             Self::Worker => Some(User::Worker),
             Self::Aggregator => Some(User::Aggregator),
-            Self::NatsServer => None,
+            Self::NatsServer | Self::Prometheus | Self::Alertmanager => None,
         }
     }
 
@@ -52,6 +58,7 @@ impl Kind {
             Self::Api => "/health/live",
             Self::Worker => "/health/ready",
             Self::Aggregator => "/metrics",
+            Self::Prometheus | Self::Alertmanager => "/-/ready",
         }
     }
 }
@@ -85,6 +92,8 @@ pub struct Addresses {
     pub aggregator: SocketAddr,
     pub nats: SocketAddr,
     pub nats_monitor: SocketAddr,
+    pub prometheus: Option<SocketAddr>,
+    pub alertmanager: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -94,6 +103,7 @@ pub struct Plan {
     pub durability: UpDurability,
     /// Of the key with which the queue's files are encrypted.
     pub key_fingerprint: Option<String>,
+    pub monitoring: Option<Monitoring>,
     pub processes: Vec<Spec>,
 }
 
@@ -121,7 +131,7 @@ impl Plan {
         }
         let workers = models.len() * args.workers.get();
         let mut free =
-            host::free_ports(workers + 4)?.into_iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            host::free_ports(workers + 6)?.into_iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let mut pick = |given: Option<SocketAddr>| match given {
             Some(addr) if addr.port() != 0 => Ok(addr),
             Some(addr) => free.next().map(|port| SocketAddr::new(addr.ip(), port.port())).context("no free port"),
@@ -131,6 +141,7 @@ impl Plan {
         let nats_monitor = pick(None)?;
         let api = pick(Some(args.api_addr))?;
         let aggregator = pick(Some(args.aggregator_addr))?;
+        let monitoring = Monitoring::new(&args.monitoring, |addr| pick(Some(addr)))?;
         let threads = args.threads_per_worker.map_or((host::cores() / workers).max(1), usize::from);
 
         let store_key = args.store_key_file.as_deref().map(keys::read_store_key).transpose()?;
@@ -158,9 +169,17 @@ impl Plan {
             spec.starting = format!("starting {}", model.name);
             processes.push(spec);
         }
+        processes.extend(monitoring.iter().flat_map(|monitoring| monitoring.specs(store)));
         let key_fingerprint = store_key.as_deref().map(keys::fingerprint);
-        let addresses = Addresses { api, aggregator, nats, nats_monitor };
-        Ok(Self { models, addresses, durability: args.durability, key_fingerprint, processes })
+        let addresses = Addresses {
+            api,
+            aggregator,
+            nats,
+            nats_monitor,
+            prometheus: monitoring.as_ref().map(|monitoring| monitoring.prometheus_addr),
+            alertmanager: monitoring.as_ref().map(|monitoring| monitoring.alertmanager_addr),
+        };
+        Ok(Self { models, addresses, durability: args.durability, key_fingerprint, monitoring, processes })
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, bail};
 
 use super::nats;
-use super::plan::{Kind, Plan};
+use super::plan::{Addresses, Kind, Plan};
 use super::store::Store;
 use crate::host;
 
@@ -32,19 +32,30 @@ pub fn check(plan: &Plan, store: &Store) -> anyhow::Result<()> {
     port(plan.addresses.api, "--api-addr")?;
     port(plan.addresses.aggregator, "--aggregator-addr")?;
     port(plan.addresses.nats, "--nats-addr")?;
+    plan.addresses.prometheus.map_or(Ok(()), |addr| port(addr, "--prometheus-addr"))?;
+    plan.addresses.alertmanager.map_or(Ok(()), |addr| port(addr, "--alertmanager-addr"))?;
     let server = plan.processes.iter().find(|spec| spec.kind == Kind::NatsServer).context("the plan has a broker")?;
     nats::server_version(&server.program)?;
     Ok(())
 }
 
-/// What to warn of if the broker can be reached from other machines: `up` sets up no TLS for it.
-pub fn exposure(nats: SocketAddr) -> Option<String> {
-    (!nats.ip().is_loopback()).then(|| {
+/// What to warn of if the broker can be reached from other machines, for which `up` sets up no TLS, or if those who watch
+/// can be, who ask nobody for a key.
+pub fn exposure(addresses: &Addresses) -> Vec<String> {
+    let outside = |addr: &SocketAddr| !addr.ip().is_loopback();
+    let broker = Some(addresses.nats).filter(outside).map(|nats| {
         format!(
             "warning: the broker listens on {nats} without TLS: whoever is on the way reads inputs and answers; keep \
              --nats-addr on loopback, or run a nats-server of your own as docs/tls.md says"
         )
-    })
+    });
+    let watchers = [addresses.prometheus, addresses.alertmanager].into_iter().flatten().filter(outside).map(|addr| {
+        format!(
+            "warning: whoever reaches {addr} may read all metrics and silence alerts; keep --prometheus-addr and \
+             --alertmanager-addr on loopback, or put a proxy that asks for a password before them"
+        )
+    });
+    broker.into_iter().chain(watchers).collect()
 }
 
 fn port(addr: SocketAddr, flag: &str) -> anyhow::Result<()> {
@@ -59,14 +70,32 @@ fn port(addr: SocketAddr, flag: &str) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    fn exposed(nats: &str, prometheus: Option<&str>) -> Vec<String> {
+        let addr = |text: &str| text.parse().unwrap();
+        let nats_monitor = addr("127.0.0.1:8222");
+        exposure(&Addresses {
+            api: addr("0.0.0.0:8000"),
+            aggregator: addr("0.0.0.0:9600"),
+            nats: addr(nats),
+            nats_monitor,
+            prometheus: prometheus.map(addr),
+            alertmanager: None,
+        })
+    }
+
     #[test]
     fn a_broker_that_other_machines_reach_is_warned_of() {
-        let warned = |addr: &str| exposure(addr.parse().unwrap());
-        assert!(
-            warned("0.0.0.0:4222").is_some_and(|text| text.contains("without TLS") && text.contains("0.0.0.0:4222"))
-        );
-        assert!(warned("[::]:4222").is_some() && warned("10.0.0.7:4222").is_some());
-        assert_eq!((warned("127.0.0.1:4222"), warned("[::1]:4222")), (None, None));
+        for addr in ["0.0.0.0:4222", "[::]:4222", "10.0.0.7:4222"] {
+            let warnings = exposed(addr, None);
+            assert!(warnings.len() == 1 && warnings[0].contains("without TLS") && warnings[0].contains(addr));
+        }
+        assert!(exposed("127.0.0.1:4222", None).is_empty() && exposed("[::1]:4222", None).is_empty());
+    }
+
+    #[test]
+    fn a_prometheus_that_other_machines_reach_is_warned_of() {
+        assert!(exposed("127.0.0.1:4222", Some("0.0.0.0:9090"))[0].contains("whoever reaches 0.0.0.0:9090"));
+        assert!(exposed("127.0.0.1:4222", Some("127.0.0.1:9090")).is_empty());
     }
 
     #[test]

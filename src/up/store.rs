@@ -1,6 +1,6 @@
 //! The folder of one system: its lock, its logs, the list of its processes, and the broker's files.
 //!
-//! lock · processes.json · nats.conf · keys/ · encrypted (which key, not the key) · jetstream/ · logs/NAME.log (and .log.old of the start before)
+//! lock · processes.json · nats.conf · keys/ · encrypted (which key, not the key) · jetstream/ · monitoring/ (if asked for) · logs/NAME.log (and .log.old of the start before)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -150,7 +150,7 @@ fn lock(dir: &Path) -> anyhow::Result<Flock<File>> {
 /// The last line that looks like a cause of death, else the last line at all.
 fn last_words(log: &str) -> Option<String> {
     let lines = || log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
-    let marks = ["error:", "ERROR", "[FTL]", "[ERR]", "panicked at", "nats-server:"];
+    let marks = ["error:", "ERROR", "[FTL]", "[ERR]", "level=error", "panicked at", "nats-server:"];
     let line = lines().find(|line| marks.iter().any(|mark| line.contains(mark))).or_else(|| lines().next())?;
     Some(line.strip_prefix("error: ").unwrap_or(line).to_owned())
 }
