@@ -95,6 +95,11 @@ ALERTMANAGER ?= http://127.0.0.1:9093
 alert-test: ## a marked test alert through a real receiver: make alert-test RECEIVER=slack ALERTMANAGER=http://…
 	@$(PYTHON) scripts/alert_test.py $${RECEIVER:?name one: pagerduty, slack, email, deadman} --alertmanager $(ALERTMANAGER)
 
+load: ## Locust's four scenarios without its web page, with a table: make load LOAD_ARGS="--host http://127.0.0.1:8000 --users 50"
+	@$(PYTHON) scripts/fetch.py nats-server model load
+	@cargo build --release --locked
+	@$(VENV_PYTHON) deploy/locust/load.py --model $(MODEL) $(LOAD_ARGS)
+
 monitoring: ## write rules, dashboards and what Kubernetes gets of them, after a change of metrics or of monitoring/values.yml
 	@cargo run -q --locked -p forebay-monitoring-gen
 	@$(VENV_PYTHON) deploy/kubernetes/render.py

