@@ -49,5 +49,10 @@ fn main() -> anyhow::Result<ExitCode> {
     for path in &stale {
         println!("{} is stale; run `make monitoring`", path.display());
     }
-    Ok(if stale.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let runbooks = args.dir.join("../docs/runbooks");
+    let faults = rules::runbooks::faults(&runbooks, &rules::alerts(&values)?)?;
+    for fault in &faults {
+        println!("{fault}");
+    }
+    Ok(if stale.is_empty() && faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

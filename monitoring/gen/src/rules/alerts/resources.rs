@@ -1,0 +1,31 @@
+use super::{Alert, critical, warning};
+use crate::values::Values;
+
+pub fn alerts(values: &Values) -> Vec<Alert> {
+    let limits = &values.resources;
+    let memory = |mebibytes: f64| format!("forebay:pod:container_memory_bytes:sum > {mebibytes} * 1024 * 1024");
+    let free = |below: f64| format!("forebay:instance_mountpoint:filesystem_free:ratio < {below}");
+    let used = ["A pod uses much memory", "{{ $labels.pod }} uses {{ $value | humanize1024 }}B of memory."];
+    let disk = [
+        "A disk is nearly full",
+        "{{ $value | humanizePercentage }} of {{ $labels.mountpoint }} on {{ $labels.instance }} are free.",
+    ];
+    let (high, most) = (&limits.memory_mebibytes, &limits.memory_critical_mebibytes);
+    vec![
+        critical("ForebayPodMemoryCritical", memory(most.above), &most.wait, used),
+        warning("ForebayPodMemoryHigh", memory(high.above), &high.wait, used),
+        warning(
+            "ForebayPodCPUHigh",
+            format!("forebay:pod:container_cpu_cores:rate5m > {} / 1000", limits.cpu_millicores.above),
+            &limits.cpu_millicores.wait,
+            ["A pod uses much CPU", "{{ $labels.pod }} uses {{ $value | humanize }} processors."],
+        ),
+        critical(
+            "ForebayDiskSpaceCritical",
+            free(limits.disk_free_critical.below),
+            &limits.disk_free_critical.wait,
+            disk,
+        ),
+        warning("ForebayDiskSpaceLow", free(limits.disk_free.below), &limits.disk_free.wait, disk),
+    ]
+}
