@@ -45,7 +45,7 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
                 limits.write_errors.above
             ),
             &limits.write_errors.wait,
-            ["The broker does not write", "{{ $value | humanize }} writes to the broker fail per second."],
+            ["The broker does not write", "{{ printf \"%.3g\" $value }} writes to the broker fail per second."],
         ),
         warning(
             "ForebaySlowConsumer",

@@ -105,7 +105,7 @@ fn prometheus(values: &Values) -> Vec<Alert> {
             wait,
             [
                 "Prometheus cannot store what it reads",
-                "The storage of Prometheus at {{ $labels.instance }} failed {{ $value | humanize }} times within an hour.",
+                "The storage of Prometheus at {{ $labels.instance }} counts failures, within an hour: {{ $value | humanize }}.",
             ],
         ),
     ]

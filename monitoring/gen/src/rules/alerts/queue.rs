@@ -1,6 +1,6 @@
 use super::{Alert, critical, warning};
 use crate::promql;
-use crate::rules::ask::{sum_increase, sum_rate};
+use crate::rules::ask::sum_increase;
 use crate::values::Values;
 
 pub fn alerts(values: &Values) -> Vec<Alert> {
@@ -27,7 +27,7 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             &limits.growing.wait,
             [
                 "More jobs arrive than are done",
-                "The queue of {{ $labels.model }} grows by {{ $value | humanize }} jobs per second.",
+                "The queue of {{ $labels.model }} grows by {{ printf \"%.3g\" $value }} jobs per second.",
             ],
         ),
         warning(
@@ -61,11 +61,10 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
         warning(
             "ForebayRedeliveriesRising",
             format!(
-                "{} > {}\nand\nforebay:model:redelivered:rate10m > {} * {}",
+                "{} > {}\nand\nforebay:model:redelivered:rate10m\n  > {} * avg_over_time(forebay:model:redelivered:rate10m[1d])",
                 sum_increase("model", "forebay_redelivered_total", "10m"),
                 redelivered.above,
-                redelivered.factor,
-                sum_rate("model", "forebay_redelivered_total", "1d")
+                redelivered.factor
             ),
             &redelivered.wait,
             [

@@ -89,7 +89,7 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             &limits.rate_limited.wait,
             [
                 "A tenant sends more than it may",
-                "{{ $value | humanize }} requests per second of {{ $labels.tenant }} are refused: over its limit.",
+                "{{ printf \"%.3g\" $value }} requests per second of {{ $labels.tenant }} are refused: over its limit.",
             ],
         ),
         warning(
@@ -98,7 +98,7 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             &limits.quota_exceeded.wait,
             [
                 "A tenant has used up its quota",
-                "{{ $value | humanize }} requests per second of {{ $labels.tenant }} are refused: its tokens of today are used up.",
+                "{{ printf \"%.3g\" $value }} requests per second of {{ $labels.tenant }} are refused: its tokens of today are used up.",
             ],
         ),
         info(

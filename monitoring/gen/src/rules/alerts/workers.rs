@@ -32,7 +32,7 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             &limits.none.wait,
             [
                 "A model has no worker",
-                "No worker of {{ $labels.model }} is ready: {{ $value | humanize }} jobs, refused requests or silent workers say that one is needed.",
+                "No worker of {{ $labels.model }} is ready, and one is needed: by waiting jobs, refused requests or instead of a silent worker ({{ $value | humanize }}).",
             ],
         ),
         warning(
@@ -55,10 +55,7 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
                 limits.load_errors.above
             ),
             &limits.load_errors.wait,
-            [
-                "A model cannot be loaded",
-                "{{ $labels.model }} could not be loaded {{ $value | humanize }} times in 15 minutes.",
-            ],
+            ["A model cannot be loaded", "Failed loads of {{ $labels.model }} in 15 minutes: {{ $value | humanize }}."],
         ),
         warning(
             "ForebayInferenceErrors",
