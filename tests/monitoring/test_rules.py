@@ -1,5 +1,6 @@
 """Rules and their unit tests: promtool reads all of them, and every alert is shown firing and not firing."""
 
+import re
 import shutil
 import subprocess
 from collections import defaultdict
@@ -70,6 +71,23 @@ def test_every_runbook_answers_the_three_questions():
         assert text.startswith(f"# {path.stem}\n"), path
         assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Look", "## Do"], path
         assert "`" in text.split("## Look")[1].split("## Do")[0], f"{path} names nothing to look at"
+
+
+def test_what_the_runbooks_ask_is_promql(tmp_path):
+    # The generator checks the names; this, the grammar.
+    blocks = [block for path in RUNBOOKS.glob("*.md") for block in re.findall(r"```promql\n(.*?)```", path.read_text(), re.S)]
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    asked = [{"record": f"asked:{number}", "expr": line} for number, line in enumerate(filter(None, lines))]
+    assert len(asked) > 100
+    (tmp_path / "asked.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": asked}]}))
+    code, output = promtool("check", "rules", tmp_path / "asked.yml")
+    assert code == 0, output
+
+
+def test_the_runbooks_links_lead_somewhere():
+    for path in RUNBOOKS.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert link.startswith("http") or (path.parent / link).exists(), f"{path.name}: {link}"
 
 
 def test_what_several_aggregators_tell_is_never_added_up():

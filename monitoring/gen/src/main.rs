@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{} is stale; run `make monitoring`", path.display());
     }
     let runbooks = args.dir.join("../docs/runbooks");
-    let faults = rules::runbooks::faults(&runbooks, &rules::alerts(&values)?)?;
+    let faults = rules::runbooks::faults(&runbooks, &rules::alerts(&values)?, &rules::recorded(&values)?)?;
     for fault in &faults {
         println!("{fault}");
     }

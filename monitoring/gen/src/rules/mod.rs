@@ -64,5 +64,11 @@ pub fn pages(values: &Values) -> anyhow::Result<Vec<Page>> {
         let text = file.yaml(&values.runbooks)?;
         Ok(Page::new(format!("prometheus/rules/{}.yml", file.name), text))
     };
-    files.iter().map(page).collect()
+    let mut pages: Vec<Page> = files.iter().map(page).collect::<anyhow::Result<_>>()?;
+    let alerts = rules(&files).filter_map(|rule| match rule {
+        Rule::Recording(_) => None,
+        Rule::Alert(alert) => Some(alert),
+    });
+    pages.push(Page::new("../docs/runbooks/README.md", runbooks::index(alerts)));
+    Ok(pages)
 }
