@@ -57,7 +57,11 @@ pub fn http() -> Group {
         ),
         record("forebay:route:http_requests:rate5m", sum_rate("route", "forebay_http_requests_total", "5m")),
         record("forebay:fleet:http_requests:rate5m", sum_rate("", &of(HTTP_ANSWERS), "5m")),
-        record("forebay:fleet:http_requests_5xx:rate5m", sum_rate("", &of(&failed), "5m")),
+        // There is no series of a status before its first answer; then it is 0 and not nothing.
+        record(
+            "forebay:fleet:http_requests_5xx:rate5m",
+            format!("{}\nor\n0 * forebay:fleet:http_requests:rate5m", sum_rate("", &of(&failed), "5m")),
+        ),
         record(
             "forebay:fleet:http_requests_5xx:ratio5m",
             ratio("forebay:fleet:http_requests_5xx:rate5m", "forebay:fleet:http_requests:rate5m"),
