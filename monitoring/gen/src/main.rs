@@ -10,7 +10,7 @@ mod promql;
 mod rules;
 mod values;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,9 +30,9 @@ struct Args {
 }
 
 /// Everything that is generated; paths are relative to the folder of monitoring.
-fn pages(values: &Values) -> anyhow::Result<Vec<Page>> {
+fn pages(dir: &Path, values: &Values) -> anyhow::Result<Vec<Page>> {
     let mut pages = rules::pages(values)?;
-    pages.extend(compat::pages()?);
+    pages.extend(compat::pages(dir)?);
     pages.extend(dashboards::pages(values)?);
     Ok(pages)
 }
@@ -40,7 +40,7 @@ fn pages(values: &Values) -> anyhow::Result<Vec<Page>> {
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let values = Values::read(&args.dir.join("values.yml"))?;
-    let pages = pages(&values)?;
+    let pages = pages(&args.dir, &values)?;
     if !args.check {
         output::write(&args.dir, &pages)?;
         return Ok(ExitCode::SUCCESS);

@@ -9,9 +9,11 @@
 //!   registered is counted under `model="unknown"`, so what clients type never becomes a series.
 //! - Every counter and histogram of a registered model stands at 0 before its first event, so that `rate()` sees it.
 //! - A name is served by one view only: `forebay_api_<stem>` and `forebay_worker_<stem>` by the process itself,
-//!   `forebay_<stem>` by the aggregator.
+//!   `forebay_<stem>` by the aggregator. The names of other stacks ([`compat`]) are a fourth view, served only when
+//!   somebody asks for it by number.
 
 pub mod buckets;
+pub mod compat;
 mod family;
 mod host;
 mod instrument;
@@ -28,6 +30,6 @@ pub use instrument::{Counter, FloatCounter, Gauge, Histogram, Instrument};
 pub use label::{Label, LabelSet, Models, UNKNOWN_MODEL};
 pub use labels::*;
 pub use reference::reference_markdown;
-pub use registry::{Registry, SeriesCells, TEXT_FORMAT};
+pub use registry::{Registry, Sample, SeriesCells, TEXT_FORMAT};
 pub use schema::{Descriptor, Kind, Merge};
 pub use tables::{AggregatorMetrics, ApiMetrics, WorkerMetrics};

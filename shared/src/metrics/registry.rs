@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use prometheus::proto::{LabelPair, MetricType};
 use prometheus::{Encoder, Opts, TextEncoder};
 
 use super::instrument::Instrument;
@@ -100,6 +101,24 @@ impl Registry {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The series of every counter and gauge. Histograms are left out.
+    pub fn samples(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for family in self.prometheus.gather() {
+            for metric in family.get_metric() {
+                let value = match family.get_field_type() {
+                    MetricType::COUNTER => metric.get_counter().get_value(),
+                    MetricType::GAUGE => metric.get_gauge().get_value(),
+                    _ => continue,
+                };
+                let label = |pair: &LabelPair| (pair.name().to_owned(), pair.value().to_owned());
+                let labels = metric.get_label().iter().map(label).collect();
+                samples.push(Sample { name: family.name().to_owned(), labels, value });
+            }
+        }
+        samples
+    }
+
     /// The process' page in the text format, version 0.0.4.
     pub fn render(&self) -> String {
         let mut page = Vec::with_capacity(16 * 1024);
@@ -108,6 +127,15 @@ impl Registry {
         }
         String::from_utf8(page).unwrap_or_default()
     }
+}
+
+/// One series of a counter or a gauge, as it stands now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// As on the page of this process.
+    pub name: String,
+    pub labels: Vec<(String, String)>,
+    pub value: f64,
 }
 
 /// Content type of [`Registry::render`].
