@@ -12,6 +12,7 @@
 //! Any number of aggregators may run: each hears every report and reads the same bucket, so all serve the same page.
 //! Each is a scrape target of its own. Nothing here is on the path of a request.
 
+mod compat;
 pub mod exposition;
 mod gauges;
 mod hub;

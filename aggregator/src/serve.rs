@@ -6,15 +6,17 @@ mod fleet_json;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use forebay_shared::metrics::compat::STACKS;
 use forebay_shared::metrics::{DropReason, TEXT_FORMAT};
+use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use crate::exposition;
 use crate::hub::Hub;
+use crate::{compat, exposition};
 
 pub async fn run(listener: TcpListener, hub: Arc<Hub>) {
     let routes = Router::new()
@@ -44,12 +46,33 @@ async fn ready(State(hub): State<Arc<Hub>>) -> Response {
     if is_ready(&hub) { "ready\n".into_response() } else { not_ready() }
 }
 
-async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
+/// The address of a page of metrics.
+#[derive(Debug, Deserialize)]
+struct Names {
+    /// The number of another stack, whose names are wanted instead of ours.
+    names: Option<String>,
+}
+
+async fn metrics(State(hub): State<Arc<Hub>>, Query(wanted): Query<Names>) -> Response {
     if !is_ready(&hub) {
         return not_ready();
     }
     const TEXT: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, TEXT_FORMAT)];
-    (TEXT, page(&hub)).into_response()
+    let page = match wanted.names {
+        None => Some(page(&hub)),
+        Some(number) => number.parse().ok().and_then(|number| compat_page(&hub, number)),
+    };
+    page.map_or_else(no_such_names, |page| (TEXT, page).into_response())
+}
+
+fn no_such_names() -> Response {
+    let text = format!("names is the number of a reference stack, 1 to {STACKS}; without it the names are our own\n");
+    (StatusCode::BAD_REQUEST, text).into_response()
+}
+
+fn compat_page(hub: &Hub, number: u8) -> Option<String> {
+    let totals = hub.fleet().totals(hub.now());
+    compat::render(number, &totals, &hub.metrics.registry().samples())
 }
 
 /// What this aggregator computes itself, then what it merges.

@@ -124,6 +124,41 @@ async fn two_aggregators_serve_the_same_fleet() {
 }
 
 #[tokio::test]
+async fn the_fleet_has_the_names_of_another_stack_for_who_asks() {
+    let nats = Nats::start().await;
+    let aggregator = Aggregator::ready(&nats, "aggregator-1").await;
+    let workers = [Worker::start(&nats, "worker-1").await, Worker::start(&nats, "worker-2").await];
+    workers.iter().for_each(|worker| worker.finish_jobs(10));
+    aggregator.page_where("all jobs", jobs(20.0)).await;
+    let ask = async |query: &str| get(aggregator.address, &format!("/metrics?{query}")).await.unwrap();
+
+    let page = Page(ask("names=1").await.body);
+    let buckets = "batcher_inference_time_seconds_bucket";
+    assert_eq!(page.value(&format!("{buckets}{{le=\"0.05\"}}")), Some(0.0), "{}", page.0);
+    assert_eq!(page.value(&format!("{buckets}{{le=\"1.0\"}}")), Some(20.0), "{}", page.0);
+    assert_eq!(page.value(&format!("{buckets}{{le=\"+Inf\"}}")), Some(20.0), "{}", page.0);
+    assert_eq!(page.value("batcher_inference_time_seconds_count"), Some(20.0));
+    assert!(page.0.contains("# TYPE batcher_inference_time_seconds histogram\n"), "{}", page.0);
+    assert!(!page.0.contains("forebay_") && !page.0.contains("process_"), "{}", page.0);
+
+    let page = Page(ask("names=3").await.body);
+    assert_eq!(page.value("inferno_queue_processed_total"), Some(20.0), "{}", page.0);
+    assert_eq!(page.value("inferno_inference_duration_seconds_count{model=\"mini\"}"), Some(20.0), "{}", page.0);
+    assert_eq!(page.value("inferno_models_loaded"), Some(2.0), "{}", page.0);
+    // What nobody counts is 0 where the name must answer, and what an aggregator computes itself is there too.
+    let page = Page(ask("names=2").await.body);
+    assert_eq!(page.value("gpu_memory_used_bytes"), Some(0.0), "{}", page.0);
+    assert_eq!(page.value("validation_checks{check=\"json\"}"), Some(1.0), "{}", page.0);
+
+    for wrong in ["names=0", "names=6", "names=", "names=one", "names=256"] {
+        let answer = ask(wrong).await;
+        assert_eq!(answer.status, 400, "{wrong}");
+        assert!(answer.body.contains("1 to 5"), "{wrong}: {}", answer.body);
+    }
+    assert!(ask("other=1").await.body.contains("forebay_jobs_total"), "what is not about names changes nothing");
+}
+
+#[tokio::test]
 async fn discovery_lists_the_killed_and_forgets_who_said_goodbye() {
     let nats = Nats::start().await;
     let aggregator = Aggregator::ready(&nats, "aggregator-1").await;

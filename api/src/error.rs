@@ -335,6 +335,9 @@ fn http_answer(failure: &Failure, dialect: Dialect) -> Answer<'_> {
 /// What having no model at all is like.
 static NO_WORKER: JobError = JobError::NoWorker { model: String::new() };
 
+/// Every status beside 200 that the answer to an inference request can have, in any dialect.
+pub const INFERENCE_STATUSES: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 422, 424, 429, 499, 500, 503, 504];
+
 /// What a client should wait when nothing better is known.
 const SOON: Retry = Retry::After(Duration::from_secs(1));
 

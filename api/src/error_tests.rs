@@ -130,3 +130,25 @@ async fn failures_of_http_itself_have_a_body_too() {
     }
     assert_eq!(not_allowed().into_response(Dialect::Tei).headers()[ALLOW], "POST");
 }
+
+#[test]
+fn every_status_of_an_inference_request_is_listed() {
+    let errors = table().into_iter().map(|(error, ..)| Failure::Job(error));
+    let http = [
+        Failure::MalformedJson("no".to_owned()),
+        Failure::BodyTimeout,
+        Failure::NothingServed,
+        Failure::UnsupportedMedia("no".to_owned()),
+        Failure::Unauthorized("no"),
+        Failure::Forbidden("no".to_owned()),
+        Failure::RateLimited { limit: "requests".to_owned(), retry_after_ms: 1 },
+        Failure::QuotaExceeded { limit: "tokens".to_owned(), retry_after_ms: 1 },
+    ];
+    let mut found = std::collections::BTreeSet::new();
+    for failure in errors.chain(http) {
+        for dialect in [Dialect::OpenAi, Dialect::Tei] {
+            found.insert(http_answer(&failure, dialect).status.as_u16());
+        }
+    }
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), INFERENCE_STATUSES);
+}

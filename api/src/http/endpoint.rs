@@ -27,7 +27,7 @@ use super::door::{Access, Door};
 use super::instruments::{HttpTally, RouteInstruments};
 use super::{AppState, Backend};
 use crate::dialect::Dialect;
-use crate::error::Failure;
+use crate::error::{Failure, INFERENCE_STATUSES};
 use crate::tenants::Caller;
 
 /// A request on its way to its handler.
@@ -143,7 +143,9 @@ impl<B: Backend> Endpoint<B> {
 
     fn wrap<H>(&self, usual: Option<Method>, handler: H) -> Wrapped<B, H> {
         let door = Door { access: self.access, inference: self.inference && usual.is_some() };
-        let route = RouteInstruments::new(&self.state.metrics, usual, self.template);
+        // Without a series that stands at 0, a rate of errors has no value until the second error.
+        let others = if door.inference { INFERENCE_STATUSES } else { &[] };
+        let route = RouteInstruments::new(&self.state.metrics, usual, self.template, others);
         Wrapped { state: Arc::clone(&self.state), route: Arc::new(route), dialect: self.dialect, door, handler }
     }
 }

@@ -29,9 +29,13 @@ struct Usual {
 
 impl RouteInstruments {
     /// `usual` is the method that the handler answers; none where it only refuses, so that no series starts for that.
-    pub fn new(metrics: &ApiMetrics, usual: Option<Method>, template: &'static str) -> Self {
+    /// `others` are the statuses beside 200 that it answers with: they stand at 0 before their first.
+    pub fn new(metrics: &ApiMetrics, usual: Option<Method>, template: &'static str, others: &[u16]) -> Self {
         let usual = usual.map(|method| {
             let (label, route) = (MethodLabel::from(method.as_str()), Route(template));
+            for status in others {
+                metrics.http_requests_total.with(&(label, route, Status(*status)));
+            }
             let ok = metrics.http_requests_total.with(&(label, route, Status(200)));
             let duration = metrics.http_request_duration_seconds.with(&(label, route));
             Usual { method, ok, duration }

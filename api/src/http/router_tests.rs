@@ -336,3 +336,16 @@ async fn the_page_for_operators_serves_no_models() {
     assert_eq!(status("/health/ready").await, 200);
     assert_eq!(status("/v1/models").await, 404);
 }
+
+#[tokio::test]
+async fn errors_of_inference_requests_stand_at_zero_before_the_first() {
+    let state = api(FakeFleet::default());
+    let _routes = router(&state);
+    let page = state.metrics.render();
+    for (route, status) in [("/v1/embeddings", 504), ("/embed", 424), ("/", 503)] {
+        let series =
+            format!("forebay_api_http_requests_total{{method=\"POST\",route=\"{route}\",status=\"{status}\"}} 0\n");
+        assert!(page.contains(&series), "{series}");
+    }
+    assert!(!page.contains("{method=\"GET\",route=\"/v1/models\",status=\"504\"}"), "only where it can happen");
+}
