@@ -8,7 +8,7 @@ import math
 import os
 import re
 
-from reference_load import SIMULATED, TINY
+from reference_load import REQUESTS, SIMULATED, TINY
 from reference_stack import BATCH_SECONDS
 
 POST = {"method": "POST", "endpoint": "/v1/embeddings"}
@@ -47,7 +47,7 @@ def inference_rate_by_status(reference, series, window):
 
 def inference_error_percent(reference, series, _):
     load = reference.load
-    assert load.bad == len(load.sent) / 10, f"the load had {load.statuses}"
+    assert load.bad == REQUESTS / 10, f"the load had {load.statuses}"
     assert abs(only(series) - 100 * load.bad / len(load.sent)) <= POINT
 
 

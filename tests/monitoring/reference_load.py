@@ -39,7 +39,7 @@ def planned():
         if number % 20 == 0:
             plan.append(("wrong", SIMULATED, "", {}))
         elif number % 20 == 10:
-            plan.append(("late", SIMULATED, fresh, {"x-request-timeout": "1ms"}))
+            plan.append(("late", SIMULATED, fresh, {"x-request-timeout": "10ms"}))
         elif number % 5 == 1:
             plan.append(("again", SIMULATED, "what everybody asks", {}))
         elif number % 20 == 3:
@@ -114,5 +114,5 @@ class Load:
         return sum(sent.rows for sent in self.sent)
 
     def percentile(self, share):
-        seconds = sorted(sent.seconds for sent in self.sent)
+        seconds = sorted(sent.seconds for sent in self.sent if sent.seconds)
         return seconds[min(int(share * len(seconds)), len(seconds) - 1)]

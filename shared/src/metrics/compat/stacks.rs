@@ -72,7 +72,7 @@ pub(super) fn fastapi_locust() -> Vec<Alias> {
     ]
 }
 
-/// Requests that failed for a reason on our side: they answer 5xx.
+/// Outcomes of requests that failed for a reason on our side.
 const OUR_FAULT: &[&str] = &["overloaded", "deadline_exceeded", "failed"];
 
 /// 3: Inferno, in the order of its five tables.
