@@ -108,7 +108,7 @@ pub async fn run(args: ApiArgs, broker: BrokerArgs, process: ProcessArgs, shutdo
     }))
     .await?;
 
-    let address = process.advertise_addr.clone().unwrap_or_else(|| page.to_string());
+    let address = process.advertised(page);
     let identity = Identity { role: Role::Api, process: name.clone(), boot, address: Some(address) };
     let cache = Cache::new(args.cache.cache_bytes, args.cache.cache_scope, Arc::clone(&metrics));
     let reporter = start_reporter(&links, identity, &metrics, &clock, cache.clone());

@@ -1,6 +1,7 @@
 //! Settings that every role takes. Each flag is also an environment variable; the role's own flags live with the role.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -165,7 +166,8 @@ pub struct ProcessArgs {
     /// Stable name of this process in metrics and service discovery; default: role, host name and process id.
     #[arg(long, env = "FOREBAY_PROCESS_NAME", value_name = "NAME")]
     pub process_name: Option<String>,
-    /// host:port under which Prometheus can reach this process' metrics; default: the address it listens on.
+    /// host:port under which Prometheus can reach this process' metrics; default: the address it listens on, or this host's
+    /// name with that port when it listens on all addresses.
     #[arg(long, env = "FOREBAY_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     pub advertise_addr: Option<String>,
     #[command(flatten)]
@@ -178,6 +180,16 @@ impl ProcessArgs {
         match &self.process_name {
             Some(name) => ProcessName::new(name.as_str()),
             None => ProcessName::new(format!("{}-{}-{}", role.as_str(), host_name(), std::process::id())),
+        }
+    }
+
+    /// Where others find the page that is served on `page`. "All addresses" is none that anybody could ask; a host's name is
+    /// what containers on one network know each other by.
+    pub fn advertised(&self, page: SocketAddr) -> String {
+        match &self.advertise_addr {
+            Some(address) => address.clone(),
+            None if page.ip().is_unspecified() => format!("{}:{}", host_name(), page.port()),
+            None => page.to_string(),
         }
     }
 }
@@ -222,5 +234,20 @@ mod tests {
         let secret: Secret = "hunter2".parse().unwrap();
         assert_eq!(format!("{secret:?}"), "***");
         assert_eq!(secret.reveal(), "hunter2");
+    }
+
+    #[test]
+    fn a_page_on_all_addresses_is_advertised_under_the_hosts_name() {
+        let mut process = ProcessArgs {
+            process_name: None,
+            advertise_addr: None,
+            log: LogArgs { log: "info".to_owned(), log_format: LogFormat::Text },
+        };
+        assert_eq!(process.advertised("127.0.0.1:9401".parse().unwrap()), "127.0.0.1:9401");
+        for all in ["0.0.0.0:9401", "[::]:9401"] {
+            assert_eq!(process.advertised(all.parse().unwrap()), format!("{}:9401", host_name()));
+        }
+        process.advertise_addr = Some("worker-1:9401".to_owned());
+        assert_eq!(process.advertised("0.0.0.0:9401".parse().unwrap()), "worker-1:9401");
     }
 }

@@ -136,7 +136,7 @@ fn start_reporter(
     metrics: &WorkerMetrics,
     clock: &BrokerClock,
 ) -> Reporter {
-    let address = process.advertise_addr.clone().unwrap_or_else(|| addr.to_string());
+    let address = process.advertised(addr);
     let identity = Identity { role: Role::Worker, process: name.clone(), boot, address: Some(address) };
     let (mut host, sampled, offset) = (HostSampler::default(), metrics.clone(), clock.clone());
     let links = links.map(Link::clone);
