@@ -178,7 +178,7 @@ def role_settings(role):
     """The variables that a role takes, by the reference page."""
     page = (ROOT / "docs/reference/settings.md").read_text()
     section = page.split(f"\n## `forebay {role}`\n")[1].split("\n## ")[0]
-    return set(re.findall(r"\| `(FOREBAY_[A-Z_]+)` \|", section))
+    return set(re.findall(r"\| `([A-Z][A-Z_]+)` \|", section))
 
 
 @pytest.mark.parametrize("role", ["api", "worker", "aggregator"])
