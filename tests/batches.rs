@@ -13,6 +13,7 @@ use forebay_api::files::Files;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec;
 use forebay_shared::ids::TenantName;
+use forebay_shared::metrics::{ApiMetrics, StoreWrite};
 use forebay_shared::subjects;
 use serde_json::{Value, json};
 use support::batch::{Batches, line, lines, occurrences};
@@ -243,7 +244,8 @@ async fn a_file_of_more_pieces_than_one_message_can_list_is_read_and_removed_lik
     let records = Records::new(js.get_key_value("FOREBAY_BATCHES").await.unwrap());
     let objects = js.get_object_store("FOREBAY_FILES").await.unwrap();
     let (clock, keep) = (BrokerClock::from_wall_clock(), Duration::from_secs(3_600));
-    let files = Files::new(records.clone(), objects, js.clone(), clock, 1 << 30, keep);
+    let failed = ApiMetrics::new().store_write_errors_total.with(&(StoreWrite::Object,));
+    let files = Files::new(records.clone(), objects, js.clone(), clock, failed, 1 << 30, keep);
     let (tenant, id) = (TenantName::default(), "file-of-many");
     // Their names alone are more than a message carries.
     let segments: Vec<Segment> = (0..20_000).map(|i| Segment { object: format!("part-{i:032}"), bytes: 3 }).collect();

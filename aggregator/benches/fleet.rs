@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use forebay_aggregator::{AggregatorArgs, ReaperArgs};
+use forebay_aggregator::{AggregatorArgs, ReaperArgs, ScalingArgs};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::{BootId, Role};
 use forebay_shared::metrics::{Kind, Merge, WorkerMetrics};
@@ -78,7 +78,12 @@ fn main() {
 
 async fn aggregate(url: &str, address: SocketAddr) {
     let reaper = ReaperArgs::default();
-    let args = AggregatorArgs { aggregator_addr: address, aggregator_process_series: 2_000, reaper };
+    let args = AggregatorArgs {
+        aggregator_addr: address,
+        aggregator_process_series: 2_000,
+        scaling: ScalingArgs::default(),
+        reaper,
+    };
     let client = async_nats::ConnectOptions::new().subscription_capacity(131_072).connect(url).await.unwrap();
     let never = std::future::pending();
     forebay_aggregator::run_with(args, client, BootId::random(), "aggregator-1".into(), never).await.unwrap();

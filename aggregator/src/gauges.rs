@@ -11,12 +11,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hub::Hub;
 use crate::merge::{Fleet, Member, Millis, Presence, Totals};
+use crate::scaling;
 
 /// A failed check is remembered this long.
 const CHECK_WINDOW_MS: Millis = 5 * 60 * 1000;
 
 pub async fn run(hub: Arc<Hub>) {
-    let mut checks = Checks::default();
+    let (mut checks, mut failed_writes) = (Checks::default(), 0);
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -33,6 +34,8 @@ pub async fn run(hub: Arc<Hub>) {
             checks.observe(&totals, now);
             hub.metrics.validation_checks.replace(checks.passing(now));
             dropped(&hub, DropReason::Conflict, totals.conflicts());
+            failed_writes = add_failed_writes(&hub, &totals, failed_writes);
+            advise(&hub, &totals, now);
         }
     }
 }
@@ -80,6 +83,26 @@ fn state(member: &Member<'_>) -> WorkerState {
         (Presence::Live, ProcessState::Ready) => WorkerState::Ready,
         (Presence::Live, ProcessState::Draining | ProcessState::Goodbye) => WorkerState::Draining,
     }
+}
+
+/// How many workers each model should have.
+fn advise(hub: &Hub, totals: &Totals, now: Millis) {
+    let queue = hub.queue().clone();
+    let seen = scaling::look(totals, &queue, &hub.fleet().members(now));
+    let mut scaling = hub.scaling();
+    scaling.observe(seen, now);
+    let metrics = &hub.metrics;
+    scaling.advice().for_each(|(model, _)| metrics.register_model(model));
+    metrics.desired_workers.replace(scaling.advice().map(|(model, one)| ((model.clone(),), f64::from(one.workers))));
+    let known = scaling.advice().filter_map(|(model, one)| Some(((model.clone(),), one.capacity?)));
+    metrics.worker_capacity_jobs_per_second.replace(known);
+}
+
+/// Adds what apis and workers could not write since `before` of their failures were known; returns how many are now.
+fn add_failed_writes(hub: &Hub, totals: &Totals, before: u64) -> u64 {
+    let all = totals.sum_by("store_write_errors_total", "kind", |_| true).into_values().sum::<f64>() as u64;
+    hub.metrics.broker_write_errors_total.inc_by(all.saturating_sub(before));
+    all.max(before)
 }
 
 /// Adds what is being cut at this moment; the counter rises as long as something is.

@@ -12,18 +12,20 @@ use crate::merge::{Fleet, Millis};
 use crate::queue::QueueView;
 use crate::rates::Rates;
 use crate::retained::STATS_STREAM;
+use crate::scaling::Scaling;
 
 pub struct Hub {
     fleet: Mutex<Fleet>,
     rates: Mutex<Rates>,
     queue: Mutex<QueueView>,
+    scaling: Mutex<Scaling>,
     pub metrics: AggregatorMetrics,
     clock: BrokerClock,
     pub process_cap: usize,
 }
 
 impl Hub {
-    pub fn new(boot: BootId, process_cap: usize) -> Arc<Self> {
+    pub fn new(boot: BootId, process_cap: usize, scaling: Scaling) -> Arc<Self> {
         let clock = BrokerClock::from_wall_clock();
         let [salt, ..] = boot.as_bytes().as_chunks::<8>().0 else { unreachable!("a boot has 16 bytes") };
         let fleet = Fleet::new(clock.now_us() / 1000, u64::from_le_bytes(*salt));
@@ -31,6 +33,7 @@ impl Hub {
             fleet: Mutex::new(fleet),
             rates: Mutex::default(),
             queue: Mutex::default(),
+            scaling: Mutex::new(scaling),
             metrics: AggregatorMetrics::new(),
             clock,
             process_cap,
@@ -60,5 +63,9 @@ impl Hub {
 
     pub fn queue(&self) -> MutexGuard<'_, QueueView> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn scaling(&self) -> MutexGuard<'_, Scaling> {
+        self.scaling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stats reports ──ingest──▶ merge (pure) ──serve──▶ /metrics  /v1/fleet  /sd
-//!                             ▲  │
+//!                             ▲  │ └─scaling──▶ forebay_desired_workers
 //!          FOREBAY_STATS ──retained── every 5 s, so that counters outlive processes and aggregators
 //!             JetStream ──queue──▶ depth in jobs
 //!
@@ -22,6 +22,7 @@ pub mod queue;
 mod rates;
 mod reaper;
 pub mod retained;
+mod scaling;
 mod serve;
 
 use std::future::Future;
@@ -44,6 +45,8 @@ use hub::Hub;
 use reaper::Reaper;
 pub use reaper::ReaperArgs;
 use retained::Retainer;
+use scaling::Scaling;
+pub use scaling::{PerModel, ScalingArgs};
 
 /// Settings of the aggregator.
 #[derive(clap::Args, Debug, Clone)]
@@ -55,6 +58,8 @@ pub struct AggregatorArgs {
     /// Most series per metric that carry a process name; what is cut is counted in `forebay_series_dropped_total`.
     #[arg(long, env = "FOREBAY_AGGREGATOR_PROCESS_SERIES", default_value_t = 2_000, value_name = "N")]
     pub aggregator_process_series: usize,
+    #[command(flatten)]
+    pub scaling: ScalingArgs,
     #[command(flatten)]
     pub reaper: ReaperArgs,
 }
@@ -90,6 +95,7 @@ pub async fn run(
     mut shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let (boot, name) = (BootId::random(), process.name(Role::Aggregator));
+    args.scaling.targets()?;
     let listener = args.bind().await?;
     let link = broker::connect(&broker, boot, name.as_str(), "stats").await?;
     let reaper = Reaper::connect(&args.reaper, &broker, boot, &name).await?;
@@ -122,8 +128,9 @@ async fn run_on(
     process: ProcessName,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let scaling = Scaling::new(args.scaling.clone(), args.scaling.targets()?);
     tracing::info!(%process, address = %listener.local_addr()?, "aggregator listens");
-    let hub = Hub::new(boot, args.aggregator_process_series);
+    let hub = Hub::new(boot, args.aggregator_process_series, scaling);
     let mut tasks = JoinSet::new();
     tasks.spawn(serve::run(listener, Arc::clone(&hub)));
 

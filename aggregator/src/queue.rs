@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::Info;
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_shared::ids::{Lane, ModelName, ModelToken};
-use forebay_shared::metrics::{MessageState, StoreKind};
-use forebay_shared::streams::{JOBS_PREFIX, Queue};
+use forebay_shared::metrics::{Fullness, MessageState, StoreKind, StreamName};
+use forebay_shared::streams::{self, JOBS_PREFIX, Queue};
 use forebay_shared::subjects;
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
@@ -96,19 +97,32 @@ impl Poller {
         let names: Vec<String> = self.js.stream_names().try_collect().await?;
         self.tokens = names.iter().filter_map(|name| name.strip_prefix(JOBS_PREFIX)).map(ModelToken::from).collect();
         self.ages.retain(|token, _| self.tokens.contains(token));
-        // Where nobody has ever had to put a job aside there may be no such stream.
-        let dead = match self.js.get_stream(Queue::Dead.name()).await {
-            Ok(stream) => stream.cached_info().state.messages,
-            Err(_) if !names.iter().any(|name| name == Queue::Dead.name()) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        self.hub.metrics.dead_letters.with(&()).set(dead as f64);
+        let streams: Vec<Info> = self.js.streams().try_collect().await?;
+        let state = |name: &str| streams.iter().find(|info| info.config.name == name);
+        match state(Queue::Dead.name()) {
+            Some(dead) => self.hub.metrics.dead_letters.with(&()).set(dead.state.messages as f64),
+            // Where nobody has ever had to put a job aside there may be no such stream.
+            None if !names.iter().any(|name| name == Queue::Dead.name()) => {
+                self.hub.metrics.dead_letters.with(&()).set(0.0)
+            }
+            // Its leader is being chosen: what was known still stands.
+            None => {}
+        }
+        let bytes =
+            streams::singles().filter_map(|(name, stream)| Some((name, state(&stream)?))).flat_map(|(name, info)| {
+                let limit = Some(info.config.max_bytes).filter(|limit| *limit > 0).map(|limit| limit as f64);
+                let used = (Fullness::Used, Some(info.state.bytes as f64));
+                [used, (Fullness::Limit, limit)].map(move |(kind, bytes)| Some(((StreamName(name), kind), bytes?)))
+            });
+        self.hub.metrics.broker_stream_bytes.replace(bytes.flatten());
         let account = self.js.query_account().await?;
         let limit = |limit: Option<i64>| limit.filter(|limit| *limit > 0).map(|limit| limit as f64);
         let store = [
             (StoreKind::FileUsed, Some(account.storage as f64)),
+            (StoreKind::FileReserved, Some(account.reserved_storage as f64)),
             (StoreKind::FileLimit, limit(account.limits.max_storage)),
             (StoreKind::MemoryUsed, Some(account.memory as f64)),
+            (StoreKind::MemoryReserved, Some(account.reserved_memory as f64)),
             (StoreKind::MemoryLimit, limit(account.limits.max_memory)),
         ];
         let known = store.into_iter().filter_map(|(kind, bytes)| Some(((kind,), bytes?)));

@@ -53,9 +53,9 @@ use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec;
 use forebay_shared::ids::TenantName;
-use forebay_shared::metrics::{ApiMetrics, BatchEnd};
+use forebay_shared::metrics::{ApiMetrics, BatchEnd, StoreWrite};
 use forebay_shared::model::slug;
-use forebay_shared::streams::{Bucket, Objects, Stores};
+use forebay_shared::streams::{Bucket, Objects, Stores, is_full};
 use forebay_shared::subjects;
 use parking_lot::Mutex;
 
@@ -159,8 +159,11 @@ impl Batches {
         let bulk_js = patient.build(bulk.client.clone());
         let bulk = Stores::new(bulk_js.clone(), &args);
         let (records, objects) = tokio::try_join!(stores.bucket(Bucket::Batches), bulk.objects(Objects::Files))?;
-        let records = Records::new(records);
-        let files = Files::new(records.clone(), objects, bulk_js, clock.clone(), max_file_bytes, args.files_keep);
+        let failed = |kind| metrics.store_write_errors_total.with(&(kind,));
+        let records = Records::new(records).counting(failed(StoreWrite::Kv));
+        let (clock_of_files, failed) = (clock.clone(), failed(StoreWrite::Object));
+        let files =
+            Files::new(records.clone(), objects, bulk_js, clock_of_files, failed, max_file_bytes, args.files_keep);
         let progress = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(FORGOTTEN_AFTER).build();
         let queue = control.jetstream();
         Ok(Self {
@@ -226,7 +229,12 @@ impl Batches {
             Ok(ack) => ack.await.map(drop),
             Err(error) => Err(error),
         };
-        acknowledged.map_err(|error| StoreError::Unavailable(error.to_string()))
+        acknowledged.map_err(|error| {
+            if !is_full(&error) {
+                self.metrics.store_write_errors_total.with(&(StoreWrite::Publish,)).inc();
+            }
+            StoreError::Unavailable(error.to_string())
+        })
     }
 
     /// A tenant's batch, with counts as of now.

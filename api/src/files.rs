@@ -14,6 +14,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::object_store::ObjectStore;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::TenantName;
+use forebay_shared::metrics::Counter;
 use forebay_shared::model::slug;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,8 @@ pub struct Files {
     /// Of the connection that [`Self::objects`] came over.
     js: jetstream::Context,
     clock: BrokerClock,
+    /// Counts objects that could not be written.
+    failed: Counter,
     /// Largest upload.
     pub max_bytes: u64,
     keep: Duration,
@@ -89,10 +92,11 @@ impl Files {
         objects: ObjectStore,
         js: jetstream::Context,
         clock: BrokerClock,
+        failed: Counter,
         max_bytes: u64,
         keep: Duration,
     ) -> Self {
-        Self { records, objects, js, clock, max_bytes, keep }
+        Self { records, objects, js, clock, failed, max_bytes, keep }
     }
 
     fn now(&self) -> u64 {

@@ -132,6 +132,11 @@ impl Registry {
         self.fleet.read().by_token.get(token).cloned()
     }
 
+    /// All weights that were heard of, whether or not anybody serves them.
+    pub fn known(&self) -> Vec<Arc<ModelRecord>> {
+        self.fleet.read().by_token.values().cloned().collect()
+    }
+
     /// All weights that somebody serves, those included that a name does not mean any more.
     pub fn served_tokens(&self) -> Vec<ModelToken> {
         let (fleet, now) = (self.fleet.read(), Instant::now());

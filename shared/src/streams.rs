@@ -198,6 +198,14 @@ impl Objects {
     }
 }
 
+/// All queues, buckets and object stores that there is one of, and the name of the stream behind each.
+pub fn singles() -> impl Iterator<Item = (&'static str, String)> {
+    let queues = Queue::ALL.into_iter().map(|queue| (queue.name(), queue.name().to_owned()));
+    let buckets = Bucket::ALL.into_iter().map(|bucket| (bucket.name(), bucket.stream()));
+    let objects = Objects::ALL.into_iter().map(|objects| (objects.name(), format!("OBJ_{}", objects.name())));
+    queues.chain(buckets).chain(objects)
+}
+
 /// As the broker is told it.
 fn bound(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)

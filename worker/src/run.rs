@@ -25,6 +25,7 @@ use crate::announce::{self, Announcer};
 use crate::cancelled::Cancellations;
 use crate::delivery::Deliveries;
 use crate::device::Device;
+use crate::device::cpu::memory::MemorySampler;
 use crate::driver::Driver;
 use crate::fence::Fence;
 use crate::gauge::{Pulse, Waiting};
@@ -56,6 +57,10 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let boot = BootId::random();
     let name = process.name(Role::Worker);
     let metrics = WorkerMetrics::new();
+    let device = args.device.kind();
+    if let Some(price) = args.device_price {
+        metrics.device_price_per_hour.with(&(Fact::new(device),)).set(price);
+    }
     let health = Health::new();
     let (listener, addr) = pages::bind(args.metrics_addr).await?;
     tokio::spawn(pages::serve(listener, metrics.clone(), health.clone()));
@@ -70,7 +75,7 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
 
     let pull = broker::connect(&broker, boot, name.as_str(), broker::PULL).await?;
     let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
-    let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock);
+    let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock, device);
 
     let (loaded, device) = match load(&args, &metrics, &health).await {
         Ok(loaded) => loaded,
@@ -135,14 +140,16 @@ fn start_reporter(
     addr: std::net::SocketAddr,
     metrics: &WorkerMetrics,
     clock: &BrokerClock,
+    device: &str,
 ) -> Reporter {
     let address = process.advertised(addr);
     let identity = Identity { role: Role::Worker, process: name.clone(), boot, address: Some(address) };
     let (mut host, sampled, offset) = (HostSampler::default(), metrics.clone(), clock.clone());
-    let links = links.map(Link::clone);
+    let (links, memory) = (links.map(Link::clone), MemorySampler::new(device));
     let mut overflows = 0;
     Reporter::start(control.client.clone(), identity, Arc::clone(metrics.registry()), clock.clone(), move || {
         host.sample(&sampled);
+        memory.sample(&sampled);
         sampled.clock_offset_seconds.set(offset.offset_seconds().abs());
         let total: u64 = links.iter().map(Link::slow_consumers).sum();
         sampled.slow_consumer_total.inc_by(total - overflows);

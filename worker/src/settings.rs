@@ -24,6 +24,9 @@ pub struct WorkerArgs {
     /// Device to compute on.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu", value_name = "cpu")]
     pub device: DeviceChoice,
+    /// What an hour of the device costs, in any currency: `forebay_device_price_per_hour`, for cost per inference.
+    #[arg(long, env = "FOREBAY_DEVICE_PRICE", value_name = "PRICE")]
+    pub device_price: Option<f64>,
     /// Threads to compute with; default: all processors.
     #[arg(long, env = "FOREBAY_THREADS", value_name = "N")]
     pub threads: Option<usize>,
@@ -63,6 +66,15 @@ pub struct WorkerArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
     Cpu,
+}
+
+impl DeviceChoice {
+    /// As it stands in labels.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+        }
+    }
 }
 
 impl FromStr for DeviceChoice {
@@ -116,6 +128,9 @@ impl WorkerArgs {
     /// [`SettingsError`] names the flag whose value cannot be used.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let wrong = |flag, problem: &str| Err(SettingsError { flag, problem: problem.to_owned() });
+        if self.device_price.is_some_and(|price| !price.is_finite() || price < 0.0) {
+            return wrong("--device-price", "must be a number that is not negative");
+        }
         if self.threads == Some(0) {
             return wrong("--threads", "must be at least 1");
         }

@@ -2,7 +2,8 @@
 
 use forebay_shared::ids::{Lane, ModelName};
 use forebay_shared::metrics::{
-    Anomaly, CloseReason, Counter, DeadReason, EngineFault, Gauge, Histogram, Outcome, SavedReason, WorkerMetrics,
+    Anomaly, CloseReason, Counter, DeadReason, EngineFault, Gauge, Histogram, Outcome, SavedReason, StoreWrite,
+    WorkerMetrics,
 };
 use parking_lot::Mutex;
 
@@ -26,6 +27,7 @@ pub(crate) struct ModelCounters {
     pub(crate) in_flight: Gauge,
     model: ModelName,
     metrics: WorkerMetrics,
+    processed: Counter,
     ok: Counter,
     /// Device seconds per token over the last batches; `None` before the first.
     seconds_per_token: Mutex<Option<f64>>,
@@ -49,6 +51,7 @@ impl ModelCounters {
             tokenize: metrics.tokenize_seconds.with(&one),
             inference: metrics.inference_seconds.with(&one),
             in_flight: metrics.batches_in_flight.with(&()),
+            processed: metrics.queue_processed_total.with(&one),
             ok: metrics.jobs_total.with(&(model.clone(), Outcome::Ok)),
             model: model.clone(),
             metrics: metrics.clone(),
@@ -61,6 +64,7 @@ impl ModelCounters {
     }
 
     pub(crate) fn jobs(&self, outcome: Outcome, count: u64) {
+        self.processed.inc_by(count);
         match outcome {
             Outcome::Ok => self.ok.inc_by(count),
             other => self.metrics.jobs_total.with(&(self.model.clone(), other)).inc_by(count),
@@ -90,6 +94,11 @@ impl ModelCounters {
 
     pub(crate) fn dead_lettered(&self, reason: DeadReason) {
         self.metrics.dead_lettered_total.with(&(self.model.clone(), reason)).inc();
+    }
+
+    /// A write to the broker failed.
+    pub(crate) fn write_failed(&self, kind: StoreWrite) {
+        self.metrics.store_write_errors_total.with(&(kind,)).inc();
     }
 
     pub(crate) fn anomaly(&self, kind: Anomaly, rows: u64) {

@@ -159,4 +159,18 @@ impl Totals {
         }
         out
     }
+
+    /// Sum and count of the histograms of `stem`, by the value of one label.
+    pub fn observed_by(&self, stem: &str, label: &str) -> BTreeMap<String, (f64, f64)> {
+        let mut out = BTreeMap::new();
+        let family = self.plan.families.iter().find(|family| family.stem == stem && family.kind == Kind::Histogram);
+        for series in family.into_iter().flat_map(|family| &family.series) {
+            let by = series.labels.iter().find(|(name, _)| name == label).map_or("", |(_, value)| value.as_str());
+            let after = series.offset + series.bounds.len();
+            let (sum, count) = out.entry(by.to_owned()).or_insert((0.0, 0.0));
+            *sum += self.cumulative(after);
+            *count += self.cumulative(after + 1);
+        }
+        out
+    }
 }

@@ -207,8 +207,13 @@ impl Shell {
             }
             Action::Claim { boot, epoch } => {
                 let (claims, process) = (self.claims.clone(), self.reaper.process.to_string());
+                let failed = self.metrics.broker_write_errors_total.with(&());
                 tokio::spawn(async move {
-                    let won = claims.create(format!("reap.{boot}.{epoch}"), process.into()).await.is_ok();
+                    let claimed = claims.create(format!("reap.{boot}.{epoch}"), process.into()).await;
+                    if claimed.as_ref().is_err_and(|error| error.kind() != kv::CreateErrorKind::AlreadyExists) {
+                        failed.inc();
+                    }
+                    let won = claimed.is_ok();
                     finder.send(Found::Claimed { boot, epoch, won }).await
                 });
             }

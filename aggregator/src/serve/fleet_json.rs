@@ -45,6 +45,10 @@ struct ModelJson {
     model: String,
     workers_ready: usize,
     workers: usize,
+    /// As `forebay_desired_workers` says.
+    workers_desired: u32,
+    /// Jobs per second that one worker can do, once something was measured.
+    worker_capacity: Option<f64>,
     rates: BTreeMap<&'static str, f64>,
     pending: u64,
     in_flight: u64,
@@ -89,6 +93,10 @@ pub fn fleet(hub: &Hub) -> FleetJson {
             entry.workers_ready += usize::from(is_ready(member));
         }
     }
+    for (name, advice) in hub.scaling().advice() {
+        let entry = model(&mut models, name.as_str());
+        (entry.workers_desired, entry.worker_capacity) = (advice.workers, advice.capacity);
+    }
     for (name, rates) in &rates {
         if let Some(entry) = models.get_mut(name) {
             entry.rates = rates.clone();
@@ -127,6 +135,8 @@ fn model<'a>(models: &'a mut BTreeMap<String, ModelJson>, name: &str) -> &'a mut
         model: name.to_owned(),
         workers_ready: 0,
         workers: 0,
+        workers_desired: 0,
+        worker_capacity: None,
         rates: BTreeMap::new(),
         pending: 0,
         in_flight: 0,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_aggregator::{AggregatorArgs, ReaperArgs};
+use forebay_aggregator::{AggregatorArgs, ReaperArgs, ScalingArgs};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::ids::{BootId, ModelName, Role};
 use forebay_shared::metrics::{Outcome, WorkerMetrics};
@@ -29,9 +29,13 @@ pub struct Aggregator {
 
 impl Aggregator {
     pub async fn start(nats: &Nats, name: &str) -> Self {
+        Self::start_with(nats, name, ScalingArgs::default()).await
+    }
+
+    pub async fn start_with(nats: &Nats, name: &str, scaling: ScalingArgs) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let reaper = ReaperArgs::default();
-        let args = AggregatorArgs { aggregator_addr: address, aggregator_process_series: 100, reaper };
+        let args = AggregatorArgs { aggregator_addr: address, aggregator_process_series: 100, scaling, reaper };
         let (client, name) = (nats.client().await, name.into());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{Lane, ModelName};
 use forebay_shared::job::{Input, Task};
-use forebay_shared::metrics::{LineEnd, Task as TaskLabel};
+use forebay_shared::metrics::{JobSource, LineEnd, Task as TaskLabel};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::trace::TraceContext;
 use futures::StreamExt;
@@ -203,6 +203,7 @@ impl Batches {
                 tenant: part.tenant.clone(),
                 lane: Lane::Low,
                 task: work.task.clone(),
+                source: JobSource::Stored,
                 rows: work.rows.clone(),
                 // New ones for each attempt: what was withdrawn of an earlier one must not be taken for this.
                 fixed: None,

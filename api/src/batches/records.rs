@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use forebay_shared::error::JobError;
+use forebay_shared::metrics::Counter;
 use forebay_shared::streams::is_full;
 use futures::TryStreamExt;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,8 @@ const BEHIND_THE_LAST: u32 = 1 << 30;
 #[derive(Clone)]
 pub struct Records {
     kv: kv::Store,
+    /// Counts writes that failed.
+    failed: Option<Counter>,
 }
 
 /// A record and what a change of it must name.
@@ -67,7 +70,20 @@ impl From<StoreError> for Failure {
 
 impl Records {
     pub fn new(kv: kv::Store) -> Self {
-        Self { kv }
+        Self { kv, failed: None }
+    }
+
+    /// Counts every write that fails, other than because somebody else wrote first.
+    #[must_use]
+    pub fn counting(self, failed: Counter) -> Self {
+        Self { failed: Some(failed), ..self }
+    }
+
+    fn write_failed(&self, error: impl std::error::Error + 'static) -> StoreError {
+        if let Some(failed) = &self.failed {
+            failed.inc();
+        }
+        StoreError::unavailable(error)
     }
 
     /// From the stream's leader: the client's own read of a key is answered by any replica, and of one that lags "there is
@@ -99,7 +115,7 @@ impl Records {
         match self.kv.create(key, encode(value)?).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(StoreError::unavailable(error)),
+            Err(error) => Err(self.write_failed(error)),
         }
     }
 
@@ -111,14 +127,14 @@ impl Records {
         match self.kv.update(key, encode(value)?, revision).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
-            Err(error) => Err(StoreError::unavailable(error)),
+            Err(error) => Err(self.write_failed(error)),
         }
     }
 
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
-        self.kv.purge(key).await.map_err(StoreError::unavailable)
+        self.kv.purge(key).await.map_err(|error| self.write_failed(error))
     }
 
     /// Removes every key that is `prefix` and one more token, without leaving traces.
@@ -126,7 +142,8 @@ impl Records {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn remove_all(&self, prefix: &str) -> Result<(), StoreError> {
-        self.kv.stream.purge().filter(self.filter(prefix)).await.map(drop).map_err(StoreError::unavailable)
+        let purged = self.kv.stream.purge().filter(self.filter(prefix)).await;
+        purged.map(drop).map_err(|error| self.write_failed(error))
     }
 
     /// Keys that are `prefix` and one more token, in no order: one question to the broker. Removed ones may be among them.

@@ -190,12 +190,13 @@ impl<'a, B: Backend> Work<'a, B> {
             return None;
         }
         self.computed += rows.len();
-        let Submission { model, tenant, lane, task, fixed: _, deadline, trace, rows: _ } = &self.template;
+        let Submission { model, tenant, lane, task, source, fixed: _, deadline, trace, rows: _ } = &self.template;
         let submission = Submission {
             model: Arc::clone(model),
             tenant: tenant.clone(),
             lane: *lane,
             task: task.clone(),
+            source: *source,
             rows,
             fixed: None,
             deadline: *deadline,

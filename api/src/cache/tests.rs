@@ -6,6 +6,7 @@ use axum::http::{HeaderName, HeaderValue};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{Lane, TenantName};
 use forebay_shared::job::{EmbedParams, Input, Task};
+use forebay_shared::metrics::JobSource;
 use forebay_shared::trace::TraceContext;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
@@ -100,6 +101,7 @@ fn request(rows: &[&str]) -> Submission {
         tenant: TenantName::default(),
         lane: Lane::Normal,
         task: Task::Embed(EmbedParams::default()),
+        source: JobSource::Request,
         rows: rows.iter().map(|row| Input::Text((*row).into())).collect(),
         fixed: None,
         deadline: Instant::now() + Duration::from_secs(60),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{Lane, TenantName};
 use forebay_shared::job::{EmbedParams, Input, Task};
-use forebay_shared::metrics::Refusal;
+use forebay_shared::metrics::{JobSource, Refusal};
 use forebay_shared::model::ModelRecord;
 use parking_lot::Mutex;
 
@@ -105,7 +105,10 @@ impl Dispatch {
         deadline: Instant,
     ) -> Result<InFlight<'_>, JobError> {
         let room = &self.shared.elsewhere;
-        self.admit(room, model, tenant, lane, task, rows, deadline, Instant::now()).map(|(in_flight, _)| in_flight)
+        let admitted = self.admit(room, model, tenant, lane, task, rows, deadline, Instant::now());
+        admitted
+            .map(|(in_flight, _)| in_flight)
+            .inspect_err(|error| self.shared.no_room_for(&model.name, JobSource::Request, rows.len(), error))
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is a field of a submission, named by its type")]

@@ -33,7 +33,7 @@ use forebay_shared::clock::BrokerClock;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{BootId, JobId, Lane, ModelName, ModelToken, TenantName};
 use forebay_shared::job::{Input, Job, Output, Task};
-use forebay_shared::metrics::{ApiMetrics, Gauge, Refusal};
+use forebay_shared::metrics::{ApiMetrics, Gauge, JobSource, Refusal};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::trace::TraceContext;
 use parking_lot::{Mutex, RwLock};
@@ -59,6 +59,8 @@ pub struct Submission {
     pub tenant: TenantName,
     pub lane: Lane,
     pub task: Task,
+    /// Who waits for it.
+    pub source: JobSource,
     pub rows: Vec<Input>,
     /// Ids and generation of the jobs where they are fixed beforehand, one id for each row: work that is kept elsewhere
     /// and may be submitted again. `None` = new ones.
@@ -114,6 +116,7 @@ struct Ready {
     index: usize,
     accepted: Instant,
     deadline: Instant,
+    source: JobSource,
     /// It passes by what others have in the broker.
     ticket: Option<Ticket>,
 }
@@ -177,10 +180,16 @@ impl Dispatch {
     /// The first row's error; [`JobError::BrokerUnavailable`], [`JobError::NoWorker`], [`JobError::Overloaded`] or
     /// [`JobError::DeadlineUnreachable`] before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
     pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
-        let Submission { model, tenant, lane, task, rows, fixed, deadline, trace } = submission;
+        let Submission { model, tenant, lane, task, source, rows, fixed, deadline, trace } = submission;
         let now = Instant::now();
-        let (in_flight, queue) =
-            self.admit(&self.shared.in_flight, &model, &tenant, lane, &task, &rows, deadline, now)?;
+        let admitted = self.admit(&self.shared.in_flight, &model, &tenant, lane, &task, &rows, deadline, now);
+        let (in_flight, queue) = admitted.inspect_err(|error| {
+            // With ids of its own it is kept elsewhere and tried again, also where a client waits.
+            if fixed.is_none() {
+                self.shared.no_room_for(&model.name, source, rows.len(), error);
+            }
+        })?;
+        self.shared.metrics.jobs_admitted_total.with(&(model.name.clone(), source)).inc_by(rows.len() as u64);
         let (enqueued_us, deadline_us) = (self.shared.clock.at(now), self.shared.clock.at(deadline));
         // Declared before `answer`, so dropped after it: what is withdrawn is over already, and no publisher registers it.
         let ids = Vec::with_capacity(rows.len());
@@ -197,7 +206,7 @@ impl Dispatch {
             let job = Job { id, generation, tenant, enqueued_us, deadline_us, trace, task, input };
             waiting.ids.push(id);
             tracing::debug!(job = %id, model = %model.name, "accepted");
-            let ready = Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline, ticket: None };
+            let ready = Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline, source, ticket: None };
             // The channel holds as many jobs as may be admitted, so a full one means the same as no admission.
             queue.jobs.try_send(ready).map_err(|_| self.shared.overloaded())?;
             queue.unpublished.inc();
@@ -274,6 +283,14 @@ impl Shared {
 
     fn refused(&self, model: &ModelName, reason: Refusal) {
         self.metrics.admission_refused_total.with(&(model.clone(), reason)).inc();
+    }
+
+    /// Counts jobs that were not taken, if it was for want of room. Stored ones are tried again.
+    fn no_room_for(&self, model: &ModelName, source: JobSource, jobs: usize, error: &JobError) {
+        let is_room = matches!(error, JobError::Overloaded { .. } | JobError::DeadlineUnreachable { .. });
+        if is_room && source == JobSource::Request {
+            self.metrics.queue_rejected_total.with(&(model.clone(),)).inc_by(jobs as u64);
+        }
     }
 
     fn unpublished(&self, model: &ModelName, lane: Lane) -> Gauge {

@@ -17,7 +17,7 @@ use forebay_shared::codec;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, Lane, ModelName, ModelToken};
 use forebay_shared::job::{Bundle, Job};
-use forebay_shared::metrics::{Gauge, Histogram, PublishFault, Refusal};
+use forebay_shared::metrics::{Gauge, Histogram, JobSource, PublishFault, Refusal, StoreWrite};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::streams::DUPLICATE_WINDOW;
 use forebay_shared::subjects;
@@ -55,6 +55,8 @@ pub(super) struct Publisher {
 struct Outgoing {
     number: u64,
     ids: Vec<JobId>,
+    /// Of these, jobs that clients wait for.
+    of_requests: usize,
     subject: String,
     message_id: String,
     traceparent: Option<String>,
@@ -198,6 +200,7 @@ impl Publisher {
             estimate_ms: estimate.as_millis() as u64,
             retry_after_ms: retry_after.as_millis() as u64,
         };
+        self.shared.no_room_for(&self.model, ready.source, 1, &error);
         ready.gather.fill(ready.index, Err(error));
         true
     }
@@ -225,6 +228,7 @@ impl Publisher {
     /// Registers the jobs and encodes their message.
     fn open(&self, ready: Vec<Ready>) -> Result<Outgoing, codec::CodecError> {
         let ids: Vec<JobId> = ready.iter().map(|ready| ready.job.id).collect();
+        let of_requests = ready.iter().filter(|ready| ready.source == JobSource::Request).count();
         let mut jobs: Vec<Job> = Vec::with_capacity(ready.len());
         let mut deadline = Instant::now();
         let mut waiters = Vec::with_capacity(ready.len());
@@ -254,6 +258,7 @@ impl Publisher {
             subject: subjects::jobs(&self.token, lane, rows),
             message_id: format!("{}.{number}:0", self.shared.boot),
             ids,
+            of_requests,
             traceparent,
             // Whole seconds: the client truncates. Only garbage collection; deadlines are enforced per job.
             ttl: Duration::from_secs(left.as_secs() + 3),
@@ -291,8 +296,13 @@ impl Publisher {
             };
             let fault = unacknowledged::fault(&error);
             self.shared.metrics.queue_publish_errors_total.with(&(fault,)).inc();
+            if !matches!(fault, PublishFault::Full | PublishFault::NotConnected) {
+                self.shared.metrics.store_write_errors_total.with(&(StoreWrite::Publish,)).inc();
+            }
             if let Next::GiveUp { may_be_stored } = unacknowledged::next(fault, attempt, Instant::now() >= give_up) {
-                self.fail(&outgoing, &self.refusal(fault));
+                let refusal = self.refusal(fault);
+                self.shared.no_room_for(&self.model, JobSource::Request, outgoing.of_requests, &refusal);
+                self.fail(&outgoing, &refusal);
                 if may_be_stored {
                     tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
                     let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();

@@ -35,7 +35,8 @@ impl Files {
         }
         let object = new_id("part-", self.clock.now_us() / 1_000);
         let mut rest = text;
-        let stored = self.objects.put(object.as_str(), &mut rest).await.map_err(StoreError::unavailable)?;
+        let stored = self.objects.put(object.as_str(), &mut rest).await.inspect_err(|_| self.failed.inc());
+        let stored = stored.map_err(StoreError::unavailable)?;
         Ok(Segment { object, bytes: stored.size as u64 })
     }
 

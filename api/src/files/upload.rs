@@ -27,10 +27,11 @@ impl Files {
         let (writer, mut reader) = tokio::io::duplex(CHUNK_BYTES);
         let (told, stored) = oneshot::channel();
         let (keep, kept) = oneshot::channel();
-        let (objects, name) = (self.objects.clone(), id.clone());
+        let (objects, name, failed) = (self.objects.clone(), id.clone(), self.failed.clone());
         // A task of its own: it must clean up after a client that went away.
         tokio::spawn(async move {
-            let put = objects.put(name.as_str(), &mut reader).await.map(drop).map_err(StoreError::unavailable);
+            let put = objects.put(name.as_str(), &mut reader).await.inspect_err(|_| failed.inc());
+            let put = put.map(drop).map_err(StoreError::unavailable);
             let is_stored = put.is_ok();
             let _gone = told.send(put);
             // After a failure nobody reads: who still writes must hear of it.

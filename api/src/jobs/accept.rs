@@ -12,7 +12,7 @@ use forebay_shared::codec;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{Lane, TenantName};
 use forebay_shared::job::{Input, Task};
-use forebay_shared::metrics::Refusal;
+use forebay_shared::metrics::{Refusal, StoreWrite};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::streams::is_full;
 use forebay_shared::subjects;
@@ -138,7 +138,10 @@ impl Jobs {
             return Err(JobError::BrokerUnavailable);
         }
         let record = &prepared.record;
+        let rejected =
+            || self.metrics.queue_rejected_total.with(&(record.model.clone(),)).inc_by(u64::from(record.rows));
         let no_room = || {
+            rejected();
             self.metrics.admission_refused_total.with(&(record.model.clone(), Refusal::Store)).inc();
             JobError::Overloaded { retry_after_ms: RETRY_AFTER_MS }
         };
@@ -161,9 +164,15 @@ impl Jobs {
                     tracing::debug!(%error, job = %record.id, "cannot take back the record of a job that was not accepted");
                 }
                 Err(match error {
-                    EnqueueError::Full => JobError::Overloaded { retry_after_ms: RETRY_AFTER_MS },
+                    EnqueueError::Full => {
+                        rejected();
+                        JobError::Overloaded { retry_after_ms: RETRY_AFTER_MS }
+                    }
                     EnqueueError::TooLarge { max, .. } => JobError::PayloadTooLarge { max_bytes: max },
-                    EnqueueError::Unavailable(_) => unavailable(&error),
+                    EnqueueError::Unavailable(_) => {
+                        self.write_failed(StoreWrite::Publish);
+                        unavailable(&error)
+                    }
                 })
             }
         }

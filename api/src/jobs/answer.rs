@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use forebay_shared::async_jobs::{ChangeError, Event, JobKey, Record, ResultRef, StoreError, job_of_row};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, TenantName};
+use forebay_shared::metrics::StoreWrite;
 use tokio::io::AsyncReadExt;
 
 use super::accept::unavailable;
@@ -137,7 +138,8 @@ impl Jobs {
         if !self.takes_result(bytes.len()).await {
             return Err(StoreError(format!("no room for a result of {} bytes", bytes.len())));
         }
-        self.results.put(name, &mut bytes).await.map(|_| ()).map_err(|error| StoreError(error.to_string()))
+        let kept = self.results.put(name, &mut bytes).await.inspect_err(|_| self.write_failed(StoreWrite::Object));
+        kept.map(drop).map_err(|error| StoreError(error.to_string()))
     }
 
     pub(super) async fn drop_object(&self, name: &str) {

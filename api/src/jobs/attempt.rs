@@ -14,7 +14,7 @@ use forebay_shared::async_jobs::{
 use forebay_shared::codec::{self, CodecError};
 use forebay_shared::error::JobError;
 use forebay_shared::job::Output;
-use forebay_shared::metrics::TokenKind;
+use forebay_shared::metrics::{JobSource, TokenKind};
 use forebay_shared::planted::Bug;
 use forebay_shared::trace::TraceContext;
 
@@ -120,6 +120,7 @@ impl Jobs {
                         tenant: envelope.tenant.clone(),
                         lane: envelope.lane,
                         task: envelope.task.clone(),
+                        source: if express { JobSource::Request } else { JobSource::Stored },
                         rows: envelope.rows.clone(),
                         fixed: Some(fixed.clone()),
                         deadline: until,

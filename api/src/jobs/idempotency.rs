@@ -21,6 +21,7 @@ use bytes::Bytes;
 use forebay_shared::async_jobs::{JobKey, Record};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, TenantName, hex};
+use forebay_shared::metrics::StoreWrite;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
@@ -232,7 +233,10 @@ impl Jobs {
         match self.keys.create(key.digest.as_str(), encode(&reservation(key, prepared, Some(reserved)))?).await {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(None),
-            Err(error) => Err(unavailable(&error).into()),
+            Err(error) => {
+                self.write_failed(StoreWrite::Kv);
+                Err(unavailable(&error).into())
+            }
         }
     }
 
@@ -247,6 +251,9 @@ impl Jobs {
         // If this fails, the next to come by publishes the same bytes once more, which is harmless.
         let accepted = encode(&reservation(key, prepared, None))?;
         if let Err(error) = self.keys.update(key.digest.as_str(), accepted, revision).await {
+            if error.kind() != kv::UpdateErrorKind::WrongLastRevision {
+                self.write_failed(StoreWrite::Kv);
+            }
             tracing::debug!(%error, "a reservation stays as it is");
         }
         if prepared.payload.len() > INLINE_ENVELOPE_BYTES {

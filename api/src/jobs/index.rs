@@ -15,6 +15,7 @@ struct Live {
     id: JobId,
     token: ModelToken,
     tenant: TenantName,
+    rows: u32,
     bytes: u64,
     express: bool,
     state: State,
@@ -23,12 +24,20 @@ struct Live {
     written_ms: u64,
 }
 
+impl Live {
+    fn queued_rows(&self) -> u64 {
+        if self.state == State::Queued { self.rows.into() } else { 0 }
+    }
+}
+
 /// What a tenant has that has not ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     pub jobs: usize,
     /// Of these, those that nobody works on.
     pub queued: usize,
+    /// Rows of those.
+    pub queued_rows: u64,
     pub bytes: u64,
 }
 
@@ -36,12 +45,14 @@ impl Load {
     fn add(&mut self, live: &Live) {
         self.jobs += 1;
         self.queued += usize::from(live.state == State::Queued);
+        self.queued_rows += live.queued_rows();
         self.bytes += live.bytes;
     }
 
     fn remove(&mut self, live: &Live) {
         self.jobs -= 1;
         self.queued -= usize::from(live.state == State::Queued);
+        self.queued_rows -= live.queued_rows();
         self.bytes -= live.bytes;
     }
 }
@@ -77,6 +88,7 @@ impl Index {
                 id: record.id,
                 token: record.token.clone(),
                 tenant: record.tenant.clone(),
+                rows: record.rows,
                 bytes: record.bytes,
                 express: record.express,
                 state: record.state,
@@ -115,6 +127,11 @@ impl Index {
         self.loads.get(token).map_or(0, |of_model| of_model.values().filter(|load| load.queued > 0).count())
     }
 
+    /// Rows for these weights that wait and that nobody works on.
+    pub fn waiting_rows(&self, token: &ModelToken) -> u64 {
+        self.loads.get(token).map_or(0, |of_model| of_model.values().map(|load| load.queued_rows).sum())
+    }
+
     /// What a tenant has for these weights.
     pub fn load(&self, token: &ModelToken, tenant: &TenantName) -> Load {
         self.loads.get(token).and_then(|of_model| of_model.get(tenant)).copied().unwrap_or_default()
@@ -124,7 +141,12 @@ impl Index {
     pub fn load_of(&self, tenant: &TenantName) -> Load {
         let mut sum = Load::default();
         for load in self.loads.values().filter_map(|of_model| of_model.get(tenant)) {
-            sum = Load { jobs: sum.jobs + load.jobs, queued: sum.queued + load.queued, bytes: sum.bytes + load.bytes };
+            sum = Load {
+                jobs: sum.jobs + load.jobs,
+                queued: sum.queued + load.queued,
+                queued_rows: sum.queued_rows + load.queued_rows,
+                bytes: sum.bytes + load.bytes,
+            };
         }
         sum
     }
@@ -223,20 +245,25 @@ mod tests {
         let jobs: Vec<_> = (0..3).map(|at| Record { bytes: 10, ..record(1_000 + at) }).collect();
         let other = Record { tenant: "other".into(), token: "n-0123456789".into(), ..jobs[0].clone() };
         jobs.iter().chain([&other, &jobs[0]]).for_each(|job| index.observe(job, job.created_ms));
-        assert_eq!(index.load(&token, &tenant), Load { jobs: 3, queued: 3, bytes: 30 }, "seen twice, counted once");
+        assert_eq!(
+            index.load(&token, &tenant),
+            Load { jobs: 3, queued: 3, queued_rows: 3, bytes: 30 },
+            "seen twice, counted once"
+        );
         assert_eq!((index.tenants(&token), index.tenants_waiting(&token)), (vec![tenant.clone()], 1));
-        assert_eq!(index.load_of(&other.tenant), Load { jobs: 1, queued: 1, bytes: 10 });
+        assert_eq!(index.load_of(&other.tenant), Load { jobs: 1, queued: 1, queued_rows: 1, bytes: 10 });
         let waited_for = Record { express: true, ..record(1_009) };
         index.observe(&waited_for, 1_009);
         assert_eq!(index.load_of(&tenant).jobs, 3, "it stands in no line");
         index.forget(JobKey::new(&tenant, &waited_for.id).as_str());
         let running = jobs[0].apply(Event::Start { generation: 0 }, 2_000).unwrap();
         index.observe(&running, 2_000);
-        assert_eq!(index.load(&token, &tenant), Load { jobs: 3, queued: 2, bytes: 30 });
+        assert_eq!(index.load(&token, &tenant), Load { jobs: 3, queued: 2, queued_rows: 2, bytes: 30 });
+        assert_eq!((index.waiting_rows(&token), index.waiting_rows(&other.token)), (2, 1));
         index.observe(&running.apply(Event::Cancel, 2_000).unwrap(), 2_000);
         index.observe(&jobs[1].apply(Event::Start { generation: 0 }, 2_000).unwrap(), 2_000);
         index.forget(JobKey::new(&tenant, &jobs[2].id).as_str());
-        assert_eq!(index.load_of(&tenant), Load { jobs: 1, queued: 0, bytes: 10 });
+        assert_eq!(index.load_of(&tenant), Load { jobs: 1, queued: 0, queued_rows: 0, bytes: 10 });
         assert_eq!((index.tenants(&token).len(), index.tenants_waiting(&token)), (1, 0));
         index.forget(JobKey::new(&tenant, &jobs[1].id).as_str());
         index.forget(JobKey::new(&other.tenant, &other.id).as_str());

@@ -29,7 +29,7 @@ use forebay_shared::async_jobs::Records;
 use forebay_shared::broker::Link;
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::error::JobError;
-use forebay_shared::metrics::{ApiMetrics, Refusal};
+use forebay_shared::metrics::{ApiMetrics, Refusal, StoreWrite};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::shutdown::Shutdown;
 use forebay_shared::streams::{Bucket, Objects, Queue, Stores};
@@ -108,6 +108,7 @@ impl Jobs {
             stores.bucket(Bucket::Idempotency),
         )?;
         let board = Arc::new(Board::new(clock.clone(), stores.args().results_keep));
+        let records = records.counting(metrics.store_write_errors_total.with(&(StoreWrite::Kv,)));
         let jobs = Arc::new(Self {
             records,
             results,
@@ -146,6 +147,11 @@ impl Jobs {
     /// A job cannot wait longer than its record is kept.
     pub fn longest_timeout(&self) -> Duration {
         self.stores.args().results_keep
+    }
+
+    /// Notes a write to the broker that failed.
+    fn write_failed(&self, kind: StoreWrite) {
+        self.metrics.store_write_errors_total.with(&(kind,)).inc();
     }
 
     /// # Errors

@@ -2,10 +2,12 @@
 //!
 //! Every api does it, a moment after the deadline and not at the same one: that one is faster costs a read each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_shared::async_jobs::{ChangeError, Event, State};
+use forebay_shared::ids::ModelName;
 
 use super::Jobs;
 
@@ -24,6 +26,7 @@ pub(super) async fn run(jobs: Arc<Jobs>) {
         for (state, count) in State::ALL.into_iter().zip(counts) {
             jobs.metrics.async_jobs.with(&(state.into(),)).set(count as f64);
         }
+        jobs.show_waiting_rows();
         jobs.board.tidy();
         if !jobs.link.is_up() {
             continue;
@@ -50,6 +53,19 @@ pub(super) async fn run(jobs: Arc<Jobs>) {
                 tracing::debug!(%error, "cannot renew a record now");
                 break;
             }
+        }
+    }
+}
+
+impl Jobs {
+    fn show_waiting_rows(&self) {
+        let mut rows: BTreeMap<ModelName, u64> = BTreeMap::new();
+        for model in self.registry.known() {
+            // A name may have had several sets of weights, whose jobs are all for it.
+            *rows.entry(model.name.clone()).or_default() += self.board.index.lock().waiting_rows(&model.token);
+        }
+        for (model, rows) in rows {
+            self.metrics.async_waiting_rows.with(&(model,)).set(rows as f64);
         }
     }
 }

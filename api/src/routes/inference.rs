@@ -11,7 +11,7 @@ use forebay_shared::async_jobs::AnswerForm;
 use forebay_shared::error::JobError;
 use forebay_shared::ids::TenantName;
 use forebay_shared::job::{Input, Task};
-use forebay_shared::metrics::Check;
+use forebay_shared::metrics::{Check, JobSource};
 use forebay_shared::model::ModelRecord;
 use forebay_shared::trace::TraceContext;
 use serde::Deserialize;
@@ -70,6 +70,7 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
             tenant: caller.tenant,
             lane: urgency.lane,
             task: Task::Embed(work.options.params),
+            source: JobSource::Request,
             rows: work.rows,
             fixed: None,
             deadline: urgency.deadline,

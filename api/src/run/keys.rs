@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_shared::broker;
 use forebay_shared::clock::BrokerClock;
-use forebay_shared::metrics::ApiMetrics;
+use forebay_shared::metrics::{ApiMetrics, StoreWrite};
 use forebay_shared::streams::{Bucket, Stores};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -61,7 +61,8 @@ impl Keys {
         let tenants = Arc::new(Tenants::new(self.config, Arc::clone(metrics), clock.clone()));
         tokio::spawn(self.source.follow(self.text, Arc::clone(&tenants)));
         let quotas = stores.bucket(Bucket::Quotas).await?;
-        let mut sharing = Sharing::new(Arc::clone(&tenants), Arc::clone(registry.peers()), quotas);
+        let failed = metrics.store_write_errors_total.with(&(StoreWrite::Kv,));
+        let mut sharing = Sharing::new(Arc::clone(&tenants), Arc::clone(registry.peers()), quotas, failed);
         sharing.once().await;
         let (served, until_served) = oneshot::channel();
         let task = tokio::spawn(sharing.run(until_served));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::kv;
 use forebay_shared::ids::TenantName;
+use forebay_shared::metrics::Counter;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
@@ -27,13 +28,15 @@ pub struct Sharing {
     tenants: Arc<Tenants>,
     peers: Arc<Peers>,
     records: kv::Store,
+    /// Counts writes that failed.
+    failed: Counter,
     /// Totals of writes whose answer was lost, with what they would have added.
     unsure: FxHashMap<(TenantName, Day), (u64, i64)>,
 }
 
 impl Sharing {
-    pub fn new(tenants: Arc<Tenants>, peers: Arc<Peers>, records: kv::Store) -> Self {
-        Self { tenants, peers, records, unsure: FxHashMap::default() }
+    pub fn new(tenants: Arc<Tenants>, peers: Arc<Peers>, records: kv::Store, failed: Counter) -> Self {
+        Self { tenants, peers, records, failed, unsure: FxHashMap::default() }
     }
 
     /// Runs until `done`, and tells the others then what they do not know yet.
@@ -105,13 +108,19 @@ impl Sharing {
             return match self.records.create(key, value).await {
                 Ok(_) => Ok(true),
                 Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    self.failed.inc();
+                    Err(error.into())
+                }
             };
         }
         match self.records.update(key, value, revision).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                self.failed.inc();
+                Err(error.into())
+            }
         }
     }
 }

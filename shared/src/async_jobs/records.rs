@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::record::{Event, Record, Refused};
 use crate::ids::{JobId, TenantName, hex};
+use crate::metrics::Counter;
 use crate::model::slug;
 use crate::planted::Bug;
 use crate::streams::{Bucket, EnsureError, Stores};
@@ -74,13 +75,28 @@ pub enum ChangeError {
 #[derive(Clone)]
 pub struct Records {
     bucket: kv::Store,
+    /// Counts writes that failed.
+    failed: Option<Counter>,
 }
 
 impl Records {
     /// # Errors
     /// As [`Stores::bucket`].
     pub async fn open(stores: &Stores) -> Result<Self, EnsureError> {
-        Ok(Self { bucket: stores.bucket(Bucket::Records).await? })
+        Ok(Self { bucket: stores.bucket(Bucket::Records).await?, failed: None })
+    }
+
+    /// Counts every write that fails, other than because somebody else wrote first.
+    #[must_use]
+    pub fn counting(self, failed: Counter) -> Self {
+        Self { failed: Some(failed), ..self }
+    }
+
+    fn write_failed(&self, cause: impl std::fmt::Display) -> StoreError {
+        if let Some(failed) = &self.failed {
+            failed.inc();
+        }
+        StoreError::new(cause)
     }
 
     pub fn bucket(&self) -> &kv::Store {
@@ -96,7 +112,7 @@ impl Records {
         match self.bucket.create(key.as_str(), encode(record)?).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(StoreError::new(error)),
+            Err(error) => Err(self.write_failed(error)),
         }
     }
 
@@ -143,7 +159,7 @@ impl Records {
                     match self.bucket.update(key.as_str(), encode(&next)?, revision).await {
                         Ok(_) => return Ok(next),
                         Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => continue,
-                        Err(error) => failed = StoreError::new(error),
+                        Err(error) => failed = self.write_failed(error),
                     }
                 }
                 Err(error) => failed = error,
@@ -165,7 +181,7 @@ impl Records {
         match self.bucket.update(key.as_str(), encode(&record)?, revision).await {
             // Somebody else wrote: that renews it as well.
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(()),
-            Err(error) => Err(StoreError::new(error)),
+            Err(error) => Err(self.write_failed(error)),
             Ok(_) => Ok(()),
         }
     }
@@ -175,7 +191,7 @@ impl Records {
     /// # Errors
     /// [`StoreError`].
     pub async fn forget(&self, key: &JobKey) -> Result<(), StoreError> {
-        self.bucket.purge(key.as_str()).await.map_err(StoreError::new)
+        self.bucket.purge(key.as_str()).await.map_err(|error| self.write_failed(error))
     }
 
     /// The ids of a tenant's jobs, newest first.

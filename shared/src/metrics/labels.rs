@@ -116,6 +116,35 @@ labels! {
         Draining = "draining",
     }
 
+    /// Who waits for a job.
+    pub enum JobSource {
+        /// A client, at the other end of a request.
+        Request = "request",
+        /// Nobody at this moment: it is part of an asynchronous job or of a batch, and is tried until it is done.
+        Stored = "stored",
+    }
+
+    /// What was written to the broker.
+    pub enum StoreWrite {
+        /// A message of a queue.
+        Publish = "publish",
+        /// A value of a bucket.
+        Kv = "kv",
+        /// A file or a large result.
+        Object = "object",
+        DeadLetter = "dead_letter",
+    }
+
+    /// Which memory of a device.
+    pub enum MemoryKind {
+        Used = "used",
+        /// Taken from the device and kept for later use.
+        Reserved = "reserved",
+        /// The most that was used since the process started.
+        Peak = "peak",
+        Capacity = "capacity",
+    }
+
     /// Where an asynchronous job stands.
     pub enum JobState {
         Queued = "queued", Running = "running", Done = "done", Failed = "failed", Dead = "dead",
@@ -201,9 +230,13 @@ labels! {
     /// How a batch ended.
     pub enum BatchEnd { Completed = "completed", Failed = "failed", Expired = "expired", Cancelled = "cancelled" }
 
+    /// How full something is.
+    pub enum Fullness { Used = "used", Limit = "limit" }
+
     /// What the broker stores where.
     pub enum StoreKind {
-        FileUsed = "file_used", FileLimit = "file_limit", MemoryUsed = "memory_used", MemoryLimit = "memory_limit",
+        FileUsed = "file_used", FileReserved = "file_reserved", FileLimit = "file_limit",
+        MemoryUsed = "memory_used", MemoryReserved = "memory_reserved", MemoryLimit = "memory_limit",
     }
 }
 
@@ -281,6 +314,24 @@ impl Label for Route {
 
     fn domain() -> String {
         "a route template".into()
+    }
+}
+
+/// A queue, bucket or object store that there is one of, by its name: a literal of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamName(pub &'static str);
+
+impl Label for StreamName {
+    fn text(&self) -> Cow<'_, str> {
+        self.0.into()
+    }
+
+    fn all(_: Option<&ModelName>) -> Option<Vec<Self>> {
+        None
+    }
+
+    fn domain() -> String {
+        "a queue, bucket or object store that there is one of".into()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The CPU as a device: a few kept threads and an instruction set chosen at start.
 
+pub mod memory;
 pub mod pool;
 
 use std::ops::Range;

@@ -32,7 +32,7 @@ use forebay_shared::dead::{DeadLetter, DeadLetters, DeadReason, Start};
 use forebay_shared::error::JobError;
 use forebay_shared::ids::{BootId, ModelToken, ProcessName};
 use forebay_shared::job::Job;
-use forebay_shared::metrics::SavedReason;
+use forebay_shared::metrics::{SavedReason, StoreWrite};
 use forebay_shared::shutdown::Shutdown;
 use futures::future;
 use parking_lot::Mutex;
@@ -247,6 +247,7 @@ impl Quarantine {
                 None
             }
             Ok(Begun::Unknown(started, error)) => {
+                tools.counters.write_failed(StoreWrite::Kv);
                 self.unrecorded(&delivery, &job, attempt, &error).await;
                 Some(started)
             }
@@ -289,6 +290,7 @@ impl Quarantine {
                 starts: started.starts().to_vec(),
             };
             if let Err(error) = tools.dead.write(&letter).await {
+                tools.counters.write_failed(StoreWrite::DeadLetter);
                 tracing::error!(job = %id, %error, "a dead letter could not be written; its message comes back");
                 return self.send_back_rest(&delivery, &job, attempt).await;
             }
@@ -296,6 +298,7 @@ impl Quarantine {
             tracing::error!(job = %id, generation, workers = ?who, "a job ended its workers and was put aside");
             tools.counters.dead_lettered(DeadReason::RepeatedStarts.into());
             if let Err(error) = attempts.mark_dead(started).await {
+                tools.counters.write_failed(StoreWrite::Kv);
                 tracing::warn!(job = %id, %error, "a repeated delivery may write the dead letter again");
             }
         }
@@ -357,6 +360,7 @@ impl Quarantine {
         let mut left = std::mem::take(ended).into_iter();
         while let Some(started) = left.next() {
             if let Err(error) = attempts.end(&started).await {
+                self.tools.counters.write_failed(StoreWrite::Kv);
                 // It counts as a start that was not ended, until it is written after all.
                 tracing::warn!(%error, "the end of a job could not be recorded yet");
                 ended.extend(left);

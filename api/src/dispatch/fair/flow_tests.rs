@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use forebay_shared::ids::JobId;
 use forebay_shared::job::{EmbedParams, Input, Job, Task};
+use forebay_shared::metrics::JobSource;
 
 use super::*;
 use crate::dispatch::gather::{Answer, Gather};
@@ -22,7 +23,8 @@ fn ready(tenant: &str) -> (Ready, Answer) {
         input: Input::Tokens(vec![1; 10]),
     };
     let now = Instant::now();
-    (Ready { job, gather: Arc::new(gather), index: 0, accepted: now, deadline: now + SECOND, ticket: None }, answer)
+    let (gather, source) = (Arc::new(gather), JobSource::Request);
+    (Ready { job, gather, index: 0, accepted: now, deadline: now + SECOND, source, ticket: None }, answer)
 }
 
 fn hold(flow: &Flow, tenant: &str, jobs: usize) -> Vec<Answer> {

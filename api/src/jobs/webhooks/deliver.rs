@@ -13,9 +13,9 @@ use async_nats::jetstream::{AckKind, Message};
 use forebay_shared::async_jobs::{
     Call, CallFailure, ChangeError, Event, JobKey, Record, ResultRef, Webhook, WebhookState,
 };
+use forebay_shared::codec;
 use forebay_shared::metrics::CallOutcome;
 use forebay_shared::streams::ack_wait;
-use forebay_shared::{codec, subjects};
 use futures::StreamExt;
 use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
@@ -189,8 +189,7 @@ impl Jobs {
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         let tries = Tries { made, not_before_ms: self.now_ms().saturating_add(pause_ms) };
         let next = PublishMessage::build().payload(message.payload.clone()).headers(tries.to_headers()).message_id(id);
-        self.js.send_publish(subjects::webhook(&call.job), next).await?.await?;
-        Ok(())
+        self.publish_call(call, next).await
     }
 
     async fn call(&self, client: &reqwest::Client, call: &Call, record: &Record, webhook: &Webhook) -> Tried {

@@ -17,7 +17,11 @@ mod tries;
 use std::sync::Arc;
 
 use anyhow::Context;
-use forebay_shared::streams::{Durable, Queue};
+use async_nats::jetstream::message::PublishMessage;
+use forebay_shared::async_jobs::Call;
+use forebay_shared::metrics::StoreWrite;
+use forebay_shared::streams::{Durable, Queue, is_full};
+use forebay_shared::subjects;
 
 use super::Jobs;
 
@@ -55,5 +59,19 @@ mod tests {
         for bad in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_abc", "whsec_AAAA", "whsec_***"] {
             assert!(check_secret(bad).is_err(), "{bad}");
         }
+    }
+}
+
+impl Jobs {
+    /// Puts a call on the queue.
+    async fn publish_call(&self, call: &Call, message: PublishMessage) -> anyhow::Result<()> {
+        let sent = async { self.js.send_publish(subjects::webhook(&call.job), message).await?.await };
+        if let Err(error) = sent.await {
+            if !is_full(&error) {
+                self.write_failed(StoreWrite::Publish);
+            }
+            return Err(error.into());
+        }
+        Ok(())
     }
 }

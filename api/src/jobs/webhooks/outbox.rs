@@ -7,7 +7,7 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::message::PublishMessage;
 use forebay_shared::async_jobs::{Call, Record, WebhookState};
-use forebay_shared::{codec, subjects};
+use forebay_shared::codec;
 use futures::StreamExt;
 
 use crate::jobs::Jobs;
@@ -38,7 +38,7 @@ async fn take(jobs: &Jobs, changes: &Consumer<pull::Config>) -> anyhow::Result<(
         if let Some((call, round)) = call_of(&message) {
             let publish = PublishMessage::build().payload(codec::encode(&call)?).message_id(call.message_id(round));
             // Only then is the change dealt with: a failure leaves it to be delivered again.
-            jobs.js.send_publish(subjects::webhook(&call.job), publish).await?.await?;
+            jobs.publish_call(&call, publish).await?;
         }
         message.ack().await.map_err(|error| anyhow::anyhow!("{error}"))?;
     }

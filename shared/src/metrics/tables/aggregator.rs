@@ -1,5 +1,7 @@
 use crate::ids::{Lane, ModelName, ProcessName};
-use crate::metrics::labels::{Check, DropReason, Fact, MessageState, ReportResult, StoreKind, WorkerState};
+use crate::metrics::labels::{
+    Check, DropReason, Fact, Fullness, MessageState, ReportResult, StoreKind, StreamName, WorkerState,
+};
 
 crate::metrics::schema::metrics! {
     /// What an aggregator computes itself, beside what it merges. These have the fleet's names; every aggregator
@@ -23,6 +25,10 @@ crate::metrics::schema::metrics! {
         dead_letters: Gauge {} merge Own,
         /// Workers that serve the model. `silent` = missed three reports and has not said goodbye.
         workers: Gauge { model: ModelName, state: WorkerState } merge Own,
+        /// Workers that the model should have, see docs/autoscaling.md. Of several aggregators the largest answer is meant.
+        desired_workers: Gauge { model: ModelName } merge Own,
+        /// Jobs per second that one worker of the model can do, as measured; absent until something was measured.
+        worker_capacity_jobs_per_second: Gauge { model: ModelName } merge Own,
         /// 1 while the worker reports, 0 for 15 minutes after it fell silent. A worker that says goodbye disappears.
         worker_up: Gauge { worker: ProcessName, model: ModelName, device: Fact } merge Own,
         /// When the worker sent its last report.
@@ -35,9 +41,13 @@ crate::metrics::schema::metrics! {
         series_dropped_total: Counter { reason: DropReason } merge Own,
         /// 1 when the last question to the broker was answered.
         broker_up: Gauge {} merge Own,
-        /// Bytes of the JetStream account: used, and the limit where there is one.
+        /// Bytes of the JetStream account: used, reserved by the bounds of its streams, and the limit where there is one.
         broker_store_bytes: Gauge { kind: StoreKind } merge Own,
-        /// Writes to the retained counters that failed other than by losing a race with another aggregator.
+        /// Bytes of a stream, bucket or object store that there is one of, and the most that the broker takes into it. The streams
+        /// of jobs are `forebay_queue_bytes`.
+        broker_stream_bytes: Gauge { stream: StreamName, kind: Fullness } merge Own,
+        /// Writes to the broker that failed, other than because a queue is full or somebody else wrote first: those of all apis
+        /// and workers (`forebay_store_write_errors_total`) and this aggregator's own writes of the retained counters.
         broker_write_errors_total: Counter {} merge Own,
         /// Seconds from the loss of a worker's connection, or its last sign of life, until its work was given back to the
         /// queue. Only where this aggregator did it.

@@ -1,7 +1,7 @@
 use crate::ids::{Lane, ModelName, TenantName};
 use crate::metrics::labels::{
-    BatchEnd, CallOutcome, Check, CheckResult, JobState, LineEnd, Method, Outcome, PublishFault, Refusal, Route,
-    Status, Task, TokenKind,
+    BatchEnd, CallOutcome, Check, CheckResult, JobSource, JobState, LineEnd, Method, Outcome, PublishFault, Refusal,
+    Route, Status, StoreWrite, Task, TokenKind,
 };
 
 crate::metrics::schema::metrics! {
@@ -41,10 +41,18 @@ crate::metrics::schema::metrics! {
         cache_size_bytes: Gauge {} merge Sum,
         /// Checks of requests before they become jobs. A check that another made pointless is not counted.
         input_checks_total: Counter { check: Check, result: CheckResult } merge Sum,
+        /// Jobs admitted: what arrives at the queue. A request of several rows is as many jobs; a stored job that is tried
+        /// again counts again.
+        jobs_admitted_total: Counter { model: ModelName, source: JobSource } merge Sum,
+        /// Jobs that found no room in the queue: refused at the door because too much waits, because they would be late or
+        /// because a store is nearly full, or by the broker because its queue is full. Not stored jobs, which are tried again.
+        queue_rejected_total: Counter { model: ModelName } merge Sum,
         /// Publishes of a bundle that the broker did not acknowledge.
         queue_publish_errors_total: Counter { reason: PublishFault } merge Sum,
         /// Requests refused at the door, before anything was published.
         admission_refused_total: Counter { model: ModelName, reason: Refusal } merge Sum,
+        /// Writes to the broker that failed, other than because a queue is full or somebody else wrote first.
+        store_write_errors_total: Counter { kind: StoreWrite } merge Sum,
         /// Answers that nobody waited for any more: the job was answered, cancelled or expired before. Work done twice
         /// or in vain, never seen by a client.
         replies_duplicate_total: Counter {} merge Sum,
@@ -58,6 +66,8 @@ crate::metrics::schema::metrics! {
         slow_consumer_total: Counter {} merge Sum,
         /// Asynchronous jobs by state, as long as their records are kept. Every api sees all of them.
         async_jobs: Gauge { state: JobState } merge Max,
+        /// Rows of asynchronous jobs that wait and that nobody works on. Every api sees all of them.
+        async_waiting_rows: Gauge { model: ModelName } merge Max,
         /// Calls of webhooks, by outcome; each try counts.
         webhook_deliveries_total: Counter { outcome: CallOutcome } merge Sum,
         /// Batches that ended, by how.

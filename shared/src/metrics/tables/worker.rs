@@ -1,11 +1,15 @@
 use crate::ids::{Lane, ModelName};
-use crate::metrics::labels::{Anomaly, CloseReason, DeadReason, EngineFault, Fact, Outcome, SavedReason};
+use crate::metrics::labels::{
+    Anomaly, CloseReason, DeadReason, EngineFault, Fact, MemoryKind, Outcome, SavedReason, StoreWrite,
+};
 
 crate::metrics::schema::metrics! {
     /// What one worker process counts.
     pub struct WorkerMetrics for Worker {
         /// Jobs finished, by outcome. Incremented once per job, when its reply is made.
         jobs_total: Counter { model: ModelName, outcome: Outcome } merge Sum,
+        /// Jobs taken from the queue and finished, whatever the outcome.
+        queue_processed_total: Counter { model: ModelName } merge Sum,
         /// Rows that went through the model.
         rows_total: Counter { model: ModelName } merge Sum,
         /// Seconds from enqueue to the start of the batch that ran the job.
@@ -36,6 +40,8 @@ crate::metrics::schema::metrics! {
         cancelled_total: Counter { model: ModelName } merge Sum,
         /// Jobs put aside as dead letters.
         dead_lettered_total: Counter { model: ModelName, reason: DeadReason } merge Sum,
+        /// Writes to the broker that failed, other than because a queue is full or somebody else wrote first.
+        store_write_errors_total: Counter { kind: StoreWrite } merge Sum,
         /// Device seconds that jobs would have taken which were not run: their tokens times the device seconds per token
         /// of the worker, a moving average over its last batches. Tokens are estimated where the job was not tokenised.
         work_saved_seconds_total: FloatCounter { reason: SavedReason } merge Sum,
@@ -57,6 +63,12 @@ crate::metrics::schema::metrics! {
         output_anomalies_total: Counter { model: ModelName, kind: Anomaly } merge Sum,
         /// Steps the engine has finished. Must advance while work is pending.
         engine_steps_total: Counter {} merge Sum,
+        /// Memory of the device that the worker computes on. On a CPU: what the process has in memory (`used`), the most it
+        /// had (`peak`), and what it may have (`capacity`): the limit of its control group, else the memory of the host, which
+        /// workers on one host share.
+        device_memory_bytes: Gauge { device: Fact, kind: MemoryKind } merge PerProcess,
+        /// What an hour of the device costs, in whatever currency, as the workers were told; the mean over those that were.
+        device_price_per_hour: Gauge { device: Fact } merge Mean,
         /// Busy share of all processors of the host, 0 to 1, over the last second; the mean over the fleet's workers.
         host_cpu_ratio: Gauge {} merge Mean,
         /// Memory in use on the host, caches not counted; the fullest host.
