@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::fair::flow::Flow;
 use super::fair::window::Room;
+use super::spans::{Message, Publishes};
 use super::unacknowledged::{self, Next};
 use super::{LaneQueue, MAX_RETRY_AFTER, MIN_RETRY_AFTER, Ready, Shared, bundler};
 use crate::peers::{HOLDING_EVERY, Peers};
@@ -60,6 +61,8 @@ struct Outgoing {
     ttl: Duration,
     deadline: Instant,
     payload: Bytes,
+    /// Recorded until the broker has it.
+    spans: Publishes,
 }
 
 /// The lane's window, and what the other apis were told of it.
@@ -183,7 +186,7 @@ impl Publisher {
     }
 
     async fn publish(self: &Arc<Self>, bundle: Vec<Ready>) {
-        let outgoing = match self.open(bundle) {
+        let mut outgoing = match self.open(bundle) {
             Ok(outgoing) => outgoing,
             Err(error) => return tracing::error!(%error, "could not encode a bundle"),
         };
@@ -191,7 +194,7 @@ impl Publisher {
             // Nothing waits in the client: it would go out on reconnect, when nobody may want it any more.
             self.unpublished.sub(outgoing.ids.len() as f64);
             self.shared.metrics.queue_publish_errors_total.with(&(PublishFault::NotConnected,)).inc();
-            return self.fail(&outgoing, &JobError::BrokerUnavailable);
+            return self.fail(&mut outgoing, &JobError::BrokerUnavailable);
         }
         let sent = self.send(&outgoing).await;
         let publisher = Arc::clone(self);
@@ -208,9 +211,11 @@ impl Publisher {
         let mut jobs: Vec<Job> = Vec::with_capacity(ready.len());
         let mut deadline = Instant::now();
         let mut waiters = Vec::with_capacity(ready.len());
+        let (mut spans, now) = (Publishes::default(), deadline);
         let cost = ready.iter().map(Ready::cost).sum::<u64>() / ready.len().max(1) as u64;
-        for Ready { job, gather, index, deadline: until, .. } in ready {
+        for Ready { mut job, gather, index, accepted, deadline: until } in ready {
             deadline = deadline.max(until);
+            spans.take(&mut job, &self.model, accepted, now);
             waiters.push((job.id, gather, index));
             jobs.push(job);
         }
@@ -221,20 +226,25 @@ impl Publisher {
         let newest = self.registry.wire_version(&self.token);
         let bundle = Bundle { api: self.shared.boot, number, jobs };
         let payload = codec::encode_for(&bundle, newest).inspect_err(|_| {
+            spans.fail(&JobError::Internal);
             self.unpublished.sub(rows as f64);
             self.shared.pending.lock().fail(number, &ids, &JobError::Internal);
         })?;
         let left = deadline.saturating_duration_since(Instant::now());
+        let subject = subjects::jobs(&self.token, self.lane, rows);
+        let message_id = format!("{}.{number}:0", self.shared.boot);
+        spans.describe(&Message { subject: &subject, id: &message_id, rows, bytes: payload.len() });
         Ok(Outgoing {
             number,
-            subject: subjects::jobs(&self.token, self.lane, rows),
-            message_id: format!("{}.{number}:0", self.shared.boot),
+            subject,
+            message_id,
             ids,
             traceparent,
             // Whole seconds: the client truncates. Only garbage collection; deadlines are enforced per job.
             ttl: Duration::from_secs(left.as_secs() + 3),
             deadline,
             payload,
+            spans,
         })
     }
 
@@ -250,7 +260,7 @@ impl Publisher {
     }
 
     /// Waits for the broker's acknowledgement, repeating the publish while that can help.
-    async fn see_through(&self, outgoing: Outgoing, mut sent: Result<PublishAckFuture, PublishError>) {
+    async fn see_through(&self, mut outgoing: Outgoing, mut sent: Result<PublishAckFuture, PublishError>) {
         let give_up = outgoing.deadline.min(Instant::now() + DUPLICATE_WINDOW / 2);
         let mut attempt = 0;
         loop {
@@ -258,7 +268,7 @@ impl Publisher {
                 Ok(ack) => match ack.await {
                     Ok(ack) if ack.duplicate && attempt == 0 => {
                         tracing::error!(id = outgoing.message_id, "the broker took a first publish for a duplicate");
-                        return self.fail(&outgoing, &JobError::Internal);
+                        return self.fail(&mut outgoing, &JobError::Internal);
                     }
                     Ok(_) => return,
                     Err(error) => error,
@@ -268,7 +278,7 @@ impl Publisher {
             let fault = unacknowledged::fault(&error);
             self.shared.metrics.queue_publish_errors_total.with(&(fault,)).inc();
             if let Next::GiveUp { may_be_stored } = unacknowledged::next(fault, attempt, Instant::now() >= give_up) {
-                self.fail(&outgoing, &self.refusal(fault));
+                self.fail(&mut outgoing, &self.refusal(fault));
                 if may_be_stored {
                     tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
                     let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
@@ -299,7 +309,8 @@ impl Publisher {
         }
     }
 
-    fn fail(&self, outgoing: &Outgoing, error: &JobError) {
+    fn fail(&self, outgoing: &mut Outgoing, error: &JobError) {
+        outgoing.spans.fail(error);
         self.shared.pending.lock().fail(outgoing.number, &outgoing.ids, error);
     }
 }
