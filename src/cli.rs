@@ -48,7 +48,11 @@ pub enum Command {
     Worker(RoleArgs<WorkerArgs>),
     /// Merge what all processes report into one page of metrics for the fleet.
     // Its list of targets is of the other processes: where Prometheus finds it is part of Prometheus' own configuration.
-    #[command(mut_arg("advertise_addr", |arg| arg.hide(true)))]
+    // It is on no request's path, so it has nothing to trace.
+    #[command(mut_arg("advertise_addr", |arg| arg.hide(true)), mut_args(|arg| match arg.get_help_heading() {
+        Some("Traces") => arg.hide(true),
+        _ => arg,
+    }))]
     Aggregator(RoleArgs<AggregatorArgs>),
     /// Look at jobs that ended their workers and were put aside; begin them anew, or erase them.
     Dead(DeadArgs),

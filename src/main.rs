@@ -18,6 +18,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser;
+use forebay_shared::ids::Role;
 
 use cli::{Cli, Command};
 
@@ -35,9 +36,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => up::run(args),
-        Command::Api(args) => role::run(args, forebay_api::run),
-        Command::Worker(args) => role::run(args, forebay_worker::run),
-        Command::Aggregator(args) => role::run(args, forebay_aggregator::run),
+        Command::Api(args) => role::run(Role::Api, args, forebay_api::run),
+        Command::Worker(args) => role::run(Role::Worker, args, forebay_worker::run),
+        Command::Aggregator(args) => role::run(Role::Aggregator, args, forebay_aggregator::run),
         Command::Dead(args) => dead::run(args),
         Command::Erase(args) => erase::run(args),
         Command::ApiKey(args) => api_key::run(args),

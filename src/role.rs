@@ -1,13 +1,14 @@
-//! One role in this process: logging, runtime, signals. The roles themselves know nothing of these.
+//! One role in this process: logging, traces, runtime, signals. The roles themselves know nothing of these.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use forebay_shared::ids::Role;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_shared::shutdown::{self, Shutdown, Trigger};
-use forebay_shared::telemetry;
+use forebay_shared::telemetry::{self, otlp};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{RoleArgs, RuntimeArgs};
@@ -16,13 +17,19 @@ use crate::signals::Signals;
 
 /// How long tasks that a role left behind may take to end.
 const LEFTOVERS: Duration = Duration::from_secs(1);
+/// How long the last spans may take to be sent.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Runs `role` until it ends by itself or has stopped after a signal. The second signal ends the process at once.
 pub fn run<R: Args>(
+    kind: Role,
     args: RoleArgs<R>,
     role: impl AsyncFnOnce(R, BrokerArgs, ProcessArgs, Shutdown) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     telemetry::init(&args.process.log)?;
+    if kind != Role::Aggregator {
+        otlp::start(&args.process.traces, kind, &args.process.name(kind));
+    }
     host::raise_open_file_limit();
     let runtime = runtime(args.runtime).context("cannot start the runtime")?;
     let outcome = runtime.block_on(async {
@@ -32,6 +39,7 @@ pub fn run<R: Args>(
         Box::pin(role(args.role, args.broker, args.process, shutdown)).await
     });
     runtime.shutdown_timeout(LEFTOVERS);
+    otlp::finish(LAST_SPANS);
     outcome.map(|()| ExitCode::SUCCESS)
 }
 

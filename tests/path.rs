@@ -133,7 +133,8 @@ async fn a_request_is_followed_by_its_trace_through_the_logs_of_api_and_worker()
     let trace = answer.header("traceparent").unwrap();
     assert!(trace.starts_with(&format!("00-{TRACE}-")) && !trace.contains("b7ad6b7169203331"), "{trace}");
     let [api, worker] = [cluster.api(0), cluster.worker(0)].map(|process| {
-        let line = json_lines(process).into_iter().find(|line| line.to_string().contains(TRACE));
+        let named = format!(r#""trace_id":"{TRACE}""#);
+        let line = json_lines(process).into_iter().find(|line| line.to_string().contains(&named));
         let line = line.unwrap_or_else(|| panic!("{} logs nothing about the trace", process.name()));
         assert!(line.to_string().contains(r#""model":"identity""#), "{line}");
         line["job"].as_str().unwrap_or_else(|| panic!("{line} names no job")).to_owned()

@@ -18,6 +18,7 @@ pub mod media;
 pub mod pace;
 pub mod server;
 mod socket;
+pub mod span;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::ids::{ProcessName, Role};
+use crate::telemetry::TraceArgs;
 
 /// A value that must not show up in logs, `--help` output or error messages.
 #[derive(Clone)]
@@ -172,6 +173,8 @@ pub struct ProcessArgs {
     pub advertise_addr: Option<String>,
     #[command(flatten)]
     pub log: LogArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
 }
 
 impl ProcessArgs {
@@ -194,7 +197,7 @@ impl ProcessArgs {
     }
 }
 
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }

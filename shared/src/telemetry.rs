@@ -1,7 +1,14 @@
-//! Logs through `tracing`: text or JSON, to standard error, so that standard output stays for answers.
+//! Logs through `tracing`: text or JSON, to standard error, so that standard output stays for answers. Traces: [`otlp`] is
+//! where they leave, [`span`] what they are made of.
 //!
 //! Inputs never go to a log, whatever `--log` says. Our own events carry none; those of the broker's client below `info`
-//! are whole messages, so they are dropped here.
+//! are whole messages, so they are dropped here. The same holds for spans.
+
+mod client;
+pub mod otlp;
+mod sampling;
+mod settings;
+pub mod span;
 
 use std::io::IsTerminal;
 
@@ -11,6 +18,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use self::settings::TraceArgs;
 use crate::settings::{LogArgs, LogFormat, SettingsError};
 
 /// Starts logging for this process. Call once.

@@ -1,6 +1,7 @@
 //! W3C trace context (`traceparent`), carried from HTTP through NATS to the worker's spans and back.
 //!
-//! Format: <https://www.w3.org/TR/trace-context/#traceparent-header>, version 00.
+//! Format: <https://www.w3.org/TR/trace-context/#traceparent-header>, version 00. What is recorded of a trace, and by whom, is
+//! [`crate::telemetry::span`]'s business; here is only the name of a span and whether it is sampled.
 
 use std::fmt;
 
@@ -10,6 +11,9 @@ use crate::ids::{hex, parse_hex};
 
 /// Name of the header in HTTP and in NATS.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// Flag: somebody records this trace.
+const SAMPLED: u8 = 1;
 
 /// Which trace a job belongs to, and its parent span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +36,29 @@ impl TraceContext {
         Self { span_id: rand::random(), ..self }
     }
 
+    /// The same span, recorded or not.
+    pub fn with_sampled(self, sampled: bool) -> Self {
+        Self { flags: if sampled { self.flags | SAMPLED } else { self.flags & !SAMPLED }, ..self }
+    }
+
+    pub const fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
     pub fn trace_id(&self) -> String {
         hex(&self.trace_id)
+    }
+
+    pub fn span_id(&self) -> String {
+        hex(&self.span_id)
+    }
+
+    pub(crate) const fn trace_id_bytes(&self) -> [u8; 16] {
+        self.trace_id
+    }
+
+    pub(crate) const fn span_id_bytes(&self) -> [u8; 8] {
+        self.span_id
     }
 
     /// Reads a `traceparent` header; `None` when it is malformed or all zero, which the specification says to ignore.
@@ -71,6 +96,15 @@ mod tests {
         let child = parent.child();
         assert_eq!(child.trace_id(), parent.trace_id());
         assert_ne!(child, parent);
+    }
+
+    #[test]
+    fn only_the_sampled_flag_is_ours_to_change() {
+        let context = TraceContext::parse(&SAMPLE.replace("-01", "-03")).unwrap();
+        assert!(context.is_sampled() && context.child().is_sampled());
+        assert!(context.with_sampled(false).to_string().ends_with("-02"));
+        assert_eq!(context.with_sampled(false).with_sampled(true), context);
+        assert!(!TraceContext::root().is_sampled());
     }
 
     #[test]

@@ -18,6 +18,7 @@
 pub mod batch;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod holdings;
 pub mod load;
 pub mod netns;

@@ -35,6 +35,8 @@ pub struct Delivery {
     pub(crate) lane: Lane,
     /// Version of the bundle: its answers are written in the same.
     pub(crate) wire: u8,
+    /// How often the message was delivered, this time included.
+    pub(crate) delivered: u64,
     key: (Lane, u64),
     epoch: u64,
     fence: Arc<Mutex<Fence>>,
@@ -54,6 +56,7 @@ pub(crate) struct Taken {
     pub ack: String,
     pub lane: Lane,
     pub wire: u8,
+    pub delivered: u64,
     pub consumer_seq: u64,
     pub epoch: u64,
     pub jobs: usize,
@@ -61,13 +64,14 @@ pub(crate) struct Taken {
 
 impl Delivery {
     fn new(taken: Taken, fence: Arc<Mutex<Fence>>, lease: Duration, since: Instant) -> Self {
-        let Taken { api, bundle, ack, lane, wire, consumer_seq, epoch, jobs } = taken;
+        let Taken { api, bundle, ack, lane, wire, delivered, consumer_seq, epoch, jobs } = taken;
         Self {
             api,
             bundle,
             ack,
             lane,
             wire,
+            delivered,
             key: (lane, consumer_seq),
             epoch,
             fence,
@@ -178,6 +182,7 @@ mod tests {
             ack,
             lane: Lane::Normal,
             wire: 2,
+            delivered: 1,
             consumer_seq,
             epoch,
             jobs,

@@ -23,6 +23,7 @@ use crate::models::{Embeddings, Encoder, EngineError, TokenBatch};
 use crate::prepare::{Prepared, Work};
 use crate::quarantine::Ticket;
 use crate::reply::{Computed, Failed, ReplySender};
+use crate::spans::{self, Pass};
 use crate::telemetry::ModelCounters;
 
 /// How often the last jobs are looked at while a worker drains.
@@ -111,21 +112,22 @@ impl Driver {
     fn give_up(&self, jobs: impl IntoIterator<Item = QueuedJob<Work>>, error: &JobError) {
         for QueuedJob { payload: work, .. } in jobs {
             self.waiting.remove(work.delivery.lane, 1, work.estimated_tokens);
-            let failed = Failed { id: work.id, error: error.clone() };
+            let failed = Failed { id: work.id, error: error.clone(), span: work.span };
             self.replies.failed(work.delivery, vec![failed]);
         }
         self.waiting.announce_room();
     }
 
     fn run_batch(&mut self, batch: Batch<Work>, tokens: &mut TokenBatch, now: Instant) {
-        let Batch { jobs, reason, .. } = batch;
-        self.started(&jobs, now);
+        let Batch { mut jobs, reason, .. } = batch;
+        self.started(&mut jobs, now);
         let mut jobs: Vec<Work> = jobs.into_iter().map(|job| job.payload).collect();
         let before = jobs.len();
         let deliveries = &self.deliveries;
-        jobs.retain(|work| {
+        jobs.retain_mut(|work| {
             let over = work.delivery.lease_over(now);
             if over {
+                spans::lost(&mut work.span);
                 deliveries.finished(&work.delivery, 1);
             }
             !over
@@ -137,17 +139,18 @@ impl Driver {
         if jobs.is_empty() {
             return;
         }
-        self.counters.closed(label(reason));
-        match self.compute(&jobs, tokens) {
-            Ok((embeddings, took)) => self.replies.computed(Computed { jobs, embeddings, took }),
+        let reason = label(reason);
+        self.counters.closed(reason);
+        match self.compute(&mut jobs, tokens, reason) {
+            Ok((embeddings, pass)) => self.replies.computed(Computed { jobs, embeddings, pass }),
             Err(error) if jobs.len() == 1 => self.fail(jobs, error),
             Err(error) => {
                 tracing::warn!(%error, rows = jobs.len(), "a batch failed; its rows are run one by one");
                 for work in jobs {
-                    let alone = vec![work];
-                    match self.compute(&alone, tokens) {
-                        Ok((embeddings, took)) => {
-                            self.replies.computed(Computed { jobs: alone, embeddings, took });
+                    let mut alone = vec![work];
+                    match self.compute(&mut alone, tokens, CloseReason::Isolated) {
+                        Ok((embeddings, pass)) => {
+                            self.replies.computed(Computed { jobs: alone, embeddings, pass });
                         }
                         Err(error) => self.fail(alone, error),
                     }
@@ -157,15 +160,16 @@ impl Driver {
     }
 
     /// Books a batch that begins at `now`.
-    fn started(&self, jobs: &[QueuedJob<Work>], now: Instant) {
+    fn started(&self, jobs: &mut [QueuedJob<Work>], now: Instant) {
         let now_us = self.clock.at(now);
         let mut tokens = 0;
-        for job in jobs {
+        for job in jobs.iter_mut() {
             let lane: Lane = job.payload.delivery.lane;
             tokens += job.tokens;
             self.waiting.remove(lane, 1, job.payload.estimated_tokens);
             let waited_us = now_us.saturating_sub(job.payload.enqueued_us);
             self.counters.queue_wait[lane.index()].observe(waited_us as f64 / 1e6);
+            job.payload.span.note("forebay.queue_wait_seconds", || waited_us as f64 / 1e6);
             self.counters.batch_wait.observe(now.saturating_duration_since(job.queued_at).as_secs_f64());
         }
         self.waiting.announce_room();
@@ -177,18 +181,22 @@ impl Driver {
     }
 
     /// One forward pass, and how long it took. A panic in a kernel is an error of this batch, not the end of the worker.
-    fn compute(&mut self, jobs: &[Work], tokens: &mut TokenBatch) -> Result<(Embeddings, Duration), EngineError> {
+    fn compute(
+        &mut self,
+        jobs: &mut [Work],
+        tokens: &mut TokenBatch,
+        reason: CloseReason,
+    ) -> Result<(Embeddings, Pass), EngineError> {
         tokens.clear();
-        for work in jobs {
+        for work in jobs.iter() {
             tokens.push(&work.ids);
         }
         let span =
             tracing::debug_span!("batch", model = %self.counters.model(), rows = jobs.len(), tokens = tokens.tokens());
         let _entered = span.enter();
         if tracing::enabled!(tracing::Level::DEBUG) {
-            for work in jobs {
-                let trace = work.trace.map(|trace| trace.trace_id()).unwrap_or_default();
-                tracing::debug!(job = %work.id, trace, "runs");
+            for work in jobs.iter() {
+                tracing::debug!(job = %work.id, trace_id = work.trace.map(|trace| trace.trace_id()), "runs");
             }
         }
         let begun = Instant::now();
@@ -200,13 +208,17 @@ impl Driver {
         self.pulse.step_ends();
         self.counters.in_flight.dec();
         self.counters.steps.inc();
+        let took = begun.elapsed();
+        let pass = Pass { begun, took, reason };
+        if !matches!(result, Ok(Ok(_))) {
+            spans::pass(self.counters.model(), jobs, pass, true);
+        }
         match result {
             Ok(Ok(embeddings)) => {
-                let took = begun.elapsed();
                 self.counters.inference.observe(took.as_secs_f64());
                 self.counters.computed(tokens.tokens(), took.as_secs_f64());
                 self.counters.rows.inc_by(jobs.len() as u64);
-                Ok((embeddings, took))
+                Ok((embeddings, pass))
             }
             Ok(Err(error)) => {
                 self.counters.engine_error(match error {
@@ -225,8 +237,9 @@ impl Driver {
 
     fn fail(&self, jobs: Vec<Work>, error: EngineError) {
         for work in jobs {
-            tracing::error!(job = %work.id, %error, "a job failed in the engine");
-            let failed = Failed { id: work.id, error: JobError::Internal };
+            let trace_id = work.trace.map(|trace| trace.trace_id());
+            tracing::error!(job = %work.id, trace_id, %error, "a job failed in the engine");
+            let failed = Failed { id: work.id, error: JobError::Internal, span: work.span };
             self.replies.failed(work.delivery, vec![failed]);
         }
     }

@@ -28,6 +28,7 @@ mod quarantine;
 mod reply;
 mod run;
 pub mod settings;
+mod spans;
 mod telemetry;
 pub mod tokenize;
 

@@ -15,6 +15,7 @@ use forebay_shared::error::JobError;
 use forebay_shared::ids::{JobId, Lane};
 use forebay_shared::job::{EmbedParams, Input, Job, Task};
 use forebay_shared::metrics::SavedReason;
+use forebay_shared::telemetry::span::Span;
 use forebay_shared::trace::TraceContext;
 
 use crate::cancelled::Cancellations;
@@ -23,6 +24,7 @@ use crate::gauge::Waiting;
 use crate::intake::estimated_tokens;
 use crate::quarantine::Ticket;
 use crate::reply::{Failed, ReplySender};
+use crate::spans;
 use crate::telemetry::ModelCounters;
 use crate::tokenize::buffers::{TokenBuffer, TokenBuffers};
 use crate::tokenize::{Tokenize, TokenizeError};
@@ -32,7 +34,10 @@ pub(crate) struct Work {
     pub(crate) id: JobId,
     pub(crate) delivery: Arc<Delivery>,
     pub(crate) params: EmbedParams,
+    /// Of its request; logs name it.
     pub(crate) trace: Option<TraceContext>,
+    /// From the intake to the answer.
+    pub(crate) span: Span,
     pub(crate) enqueued_us: u64,
     pub(crate) ids: TokenBuffer,
     /// What the intake counted for it, to be taken off the same count.
@@ -115,10 +120,11 @@ impl Bench {
             let deadline = self.clock.instant(job.deadline_us);
             let estimated = estimated_tokens(job.input.len_bytes());
             let (id, trace, enqueued_us) = (job.id, job.trace, job.enqueued_us);
+            let span = spans::process(self.counters.model(), &delivery, &job, taken);
             // A tokeniser that panics on one text must not take the thread, and with it all that follows.
             let tokenized = std::panic::catch_unwind(AssertUnwindSafe(|| self.tokenize(&delivery, &job, deadline)));
             match tokenized.unwrap_or_else(|_| {
-                tracing::error!(job = %id, "the tokenizer panicked");
+                tracing::error!(job = %id, trace_id = trace.map(|trace| trace.trace_id()), "the tokenizer panicked");
                 Err(JobError::Internal)
             }) {
                 Ok((ids, params)) => prepared.push(QueuedJob {
@@ -132,6 +138,7 @@ impl Bench {
                         delivery: Arc::clone(&delivery),
                         params,
                         trace,
+                        span,
                         enqueued_us,
                         ids,
                         estimated_tokens: estimated,
@@ -140,7 +147,7 @@ impl Bench {
                 }),
                 Err(error) => {
                     self.waiting.remove(delivery.lane, 1, estimated);
-                    failed.push(Failed { id, error });
+                    failed.push(Failed { id, error, span });
                 }
             }
         }
@@ -179,7 +186,8 @@ impl Bench {
         }
         .map_err(|error| {
             if let TokenizeError::Failed(cause) = &error {
-                tracing::error!(job = %job.id, cause, "the tokenizer failed");
+                let trace_id = job.trace.map(|trace| trace.trace_id());
+                tracing::error!(job = %job.id, trace_id, cause, "the tokenizer failed");
             }
             job_error(error)
         })?;

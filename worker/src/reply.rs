@@ -5,7 +5,6 @@
 //! leaves its message in the queue.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::Client;
 use forebay_shared::codec;
@@ -14,6 +13,7 @@ use forebay_shared::ids::{BootId, JobId};
 use forebay_shared::job::{EmbedParams, Output, Reply, ReplyBatch, ReplyGroup};
 use forebay_shared::metrics::Outcome;
 use forebay_shared::subjects;
+use forebay_shared::telemetry::span::Span;
 use tokio::sync::mpsc;
 
 use crate::delivery::{Deliveries, Delivery};
@@ -21,6 +21,7 @@ use crate::layers::pooling::l2_normalize;
 use crate::models::{Embeddings, TokenBatch};
 use crate::output_check::{Anomaly, OutputCheck};
 use crate::prepare::Work;
+use crate::spans::{self, Pass};
 use crate::telemetry::ModelCounters;
 
 /// Answers beyond this are split over several messages.
@@ -32,14 +33,14 @@ const TURN: usize = 64;
 pub(crate) struct Computed {
     pub(crate) jobs: Vec<Work>,
     pub(crate) embeddings: Embeddings,
-    /// How long the device was busy with it.
-    pub(crate) took: Duration,
+    pub(crate) pass: Pass,
 }
 
 /// A job that ended without a result.
 pub(crate) struct Failed {
     pub(crate) id: JobId,
     pub(crate) error: JobError,
+    pub(crate) span: Span,
 }
 
 enum Done {
@@ -69,7 +70,7 @@ impl ReplySender {
     /// Answers jobs of a delivery that could only go back once too often: the broker would keep their message and never
     /// deliver it again. Whoever sent them can send them anew.
     pub(crate) fn not_run(&self, delivery: Arc<Delivery>, jobs: impl Iterator<Item = JobId>) {
-        let failed = jobs.map(|id| Failed { id, error: JobError::BrokerUnavailable }).collect();
+        let failed = jobs.map(|id| Failed { id, error: JobError::BrokerUnavailable, span: Span::none() }).collect();
         self.failed(delivery, failed);
     }
 
@@ -96,6 +97,8 @@ struct Outgoing {
     wire: u8,
     groups: Vec<(Arc<Delivery>, Vec<Reply>)>,
     bytes: usize,
+    /// Of its jobs, where they are recorded: they end when it is sent.
+    spans: Vec<Span>,
 }
 
 impl Replier {
@@ -108,9 +111,9 @@ impl Replier {
                 match result {
                     Done::Computed(computed) => self.finish(computed, &mut outgoing),
                     Done::Failed(delivery, failed) => {
-                        for Failed { id, error } in failed {
+                        for Failed { id, error, span } in failed {
                             self.counters.jobs(Outcome::from(&error), 1);
-                            push(&mut outgoing, &delivery, Reply { id, outcome: Err(error) });
+                            push(&mut outgoing, &delivery, Reply { id, outcome: Err(error) }, span);
                         }
                     }
                 }
@@ -126,9 +129,10 @@ impl Replier {
 
     /// Checks a batch's rows and turns them into answers.
     fn finish(&mut self, computed: Computed, outgoing: &mut Vec<Outgoing>) {
-        let Computed { jobs, mut embeddings, took } = computed;
+        let Computed { mut jobs, mut embeddings, pass } = computed;
+        spans::pass(self.counters.model(), &mut jobs, pass, false);
         let tokens: usize = jobs.iter().map(|work| work.ids.len()).sum();
-        let us_per_token = took.as_micros() as f64 / tokens.max(1) as f64;
+        let us_per_token = pass.took.as_micros() as f64 / tokens.max(1) as f64;
         self.inputs.clear();
         for work in &jobs {
             self.inputs.push(&work.ids);
@@ -142,7 +146,8 @@ impl Replier {
             }
             let outcome = match anomaly {
                 Some(anomaly) if anomaly.fails_row() => {
-                    tracing::error!(job = %work.id, "the model answered with a value that is not a number");
+                    let trace_id = work.trace.map(|trace| trace.trace_id());
+                    tracing::error!(job = %work.id, trace_id, "the model answered with a value that is not a number");
                     self.counters.jobs(Outcome::Failed, 1);
                     Err(JobError::BadOutput { kind: anomaly.as_str().to_owned() })
                 }
@@ -153,7 +158,7 @@ impl Replier {
                     Ok(Output { tokens: work.ids.len() as u32, device_us, vector })
                 }
             };
-            push(outgoing, &work.delivery, Reply { id: work.id, outcome });
+            push(outgoing, &work.delivery, Reply { id: work.id, outcome }, work.span);
         }
         self.counters.jobs(Outcome::Ok, answered);
     }
@@ -180,6 +185,7 @@ impl Replier {
             Ok(payload) => drop(self.client.publish(subjects::replies(outgoing.api), payload).await),
             Err(error) => tracing::error!(%error, "could not encode answers"),
         }
+        drop(outgoing.spans);
         for (delivery, jobs) in done {
             self.deliveries.finished(&delivery, jobs);
         }
@@ -187,17 +193,21 @@ impl Replier {
 }
 
 /// Adds one answer to what goes to its api.
-fn push(outgoing: &mut Vec<Outgoing>, delivery: &Arc<Delivery>, reply: Reply) {
+fn push(outgoing: &mut Vec<Outgoing>, delivery: &Arc<Delivery>, reply: Reply, mut span: Span) {
     let bytes = reply.outcome.as_ref().map_or(64, |output| output.vector.len() + 32);
     let (api, wire) = (delivery.api, delivery.wire);
     let fits = |out: &Outgoing| out.api == api && out.wire == wire && out.bytes < MAX_MESSAGE_BYTES;
     let position = outgoing.iter().position(fits);
     let position = position.unwrap_or_else(|| {
-        outgoing.push(Outgoing { api, wire, groups: Vec::new(), bytes: 0 });
+        outgoing.push(Outgoing { api, wire, groups: Vec::new(), bytes: 0, spans: Vec::new() });
         outgoing.len() - 1
     });
     let out = &mut outgoing[position];
     out.bytes += bytes;
+    if span.is_recorded() {
+        span.conclude(reply.outcome.as_ref().map_or_else(Outcome::from, |_| Outcome::Ok));
+        out.spans.push(span);
+    }
     // Jobs of a bundle mostly stand together in a batch, so the group sought is mostly the last.
     match out.groups.iter_mut().rev().find(|(of, _)| Arc::ptr_eq(of, delivery)) {
         Some((_, replies)) => replies.push(reply),

@@ -8,7 +8,7 @@ use forebay_shared::ids::{Lane, ModelName};
 use forebay_shared::job::{Input, Task};
 use forebay_shared::metrics::{JobSource, LineEnd, Task as TaskLabel};
 use forebay_shared::model::ModelRecord;
-use forebay_shared::trace::TraceContext;
+use forebay_shared::telemetry::otlp;
 use futures::StreamExt;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -208,7 +208,7 @@ impl Batches {
                 // New ones for each attempt: what was withdrawn of an earlier one must not be taken for this.
                 fixed: None,
                 deadline: Instant::now() + ATTEMPT_TIME,
-                trace: TraceContext::root(),
+                trace: otlp::root(),
             };
             let error = match self.dispatch.submit(submission).await {
                 Ok(outputs) => {

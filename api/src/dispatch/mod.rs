@@ -22,6 +22,7 @@ mod publisher;
 mod rate;
 pub mod replies;
 mod share;
+mod spans;
 mod unacknowledged;
 
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use gather::Gather;
 use past::Past;
 use pending::{Pending, Withdrawal};
 use rate::DrainRate;
+use spans::Followed;
 
 /// One request's work: rows for one model.
 #[derive(Debug)]
@@ -179,9 +181,16 @@ impl Dispatch {
     /// # Errors
     /// The first row's error; [`JobError::BrokerUnavailable`], [`JobError::NoWorker`], [`JobError::Overloaded`] or
     /// [`JobError::DeadlineUnreachable`] before anything is published; [`JobError::DeadlineExceeded`] at `deadline` by this process' own clock.
-    pub async fn submit(&self, submission: Submission) -> Result<Vec<Output>, JobError> {
-        let Submission { model, tenant, lane, task, source, rows, fixed, deadline, trace } = submission;
+    pub async fn submit(&self, mut submission: Submission) -> Result<Vec<Output>, JobError> {
         let now = Instant::now();
+        let followed = Followed::begin(&mut submission, now);
+        let result = self.run(submission, now).await;
+        followed.end(&result);
+        result
+    }
+
+    async fn run(&self, submission: Submission, now: Instant) -> Result<Vec<Output>, JobError> {
+        let Submission { model, tenant, lane, task, source, rows, fixed, deadline, trace } = submission;
         let admitted = self.admit(&self.shared.in_flight, &model, &tenant, lane, &task, &rows, deadline, now);
         let (in_flight, queue) = admitted.inspect_err(|error| {
             // With ids of its own it is kept elsewhere and tried again, also where a client waits.

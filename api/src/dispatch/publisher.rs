@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::fair::express;
 use super::fair::flow::Flow;
 use super::fair::window::Room;
+use super::spans::{Message, Publishes};
 use super::unacknowledged::{self, Next};
 use super::{LaneQueue, MAX_RETRY_AFTER, MIN_RETRY_AFTER, Ready, Shared, bundler};
 use crate::peers::{HOLDING_EVERY, Peers};
@@ -63,6 +64,8 @@ struct Outgoing {
     ttl: Duration,
     deadline: Instant,
     payload: Bytes,
+    /// Recorded until the broker has it.
+    spans: Publishes,
 }
 
 /// The lane's window, and what the other apis were told of it.
@@ -206,7 +209,7 @@ impl Publisher {
     }
 
     async fn publish(self: &Arc<Self>, bundle: Vec<Ready>) {
-        let outgoing = match self.open(bundle) {
+        let mut outgoing = match self.open(bundle) {
             Ok(outgoing) => outgoing,
             Err(error) => return tracing::error!(%error, "could not encode a bundle"),
         };
@@ -214,7 +217,7 @@ impl Publisher {
             // Nothing waits in the client: it would go out on reconnect, when nobody may want it any more.
             self.unpublished.sub(outgoing.ids.len() as f64);
             self.shared.metrics.queue_publish_errors_total.with(&(PublishFault::NotConnected,)).inc();
-            return self.fail(&outgoing, &JobError::BrokerUnavailable);
+            return self.fail(&mut outgoing, &JobError::BrokerUnavailable);
         }
         let sent = self.send(&outgoing).await;
         let publisher = Arc::clone(self);
@@ -232,10 +235,12 @@ impl Publisher {
         let mut jobs: Vec<Job> = Vec::with_capacity(ready.len());
         let mut deadline = Instant::now();
         let mut waiters = Vec::with_capacity(ready.len());
+        let (mut spans, now) = (Publishes::default(), deadline);
         let cost = ready.iter().map(Ready::cost).sum::<u64>() / ready.len().max(1) as u64;
         let mut tickets = Vec::new();
-        for Ready { job, gather, index, deadline: until, ticket, .. } in ready {
+        for Ready { mut job, gather, index, accepted, deadline: until, ticket, .. } in ready {
             deadline = deadline.max(until);
+            spans.take(&mut job, &self.model, accepted, now);
             waiters.push((job.id, gather, index));
             tickets.extend(ticket);
             jobs.push(job);
@@ -249,14 +254,18 @@ impl Publisher {
         let newest = self.registry.wire_version(&self.token);
         let bundle = Bundle { api: self.shared.boot, number, jobs };
         let payload = codec::encode_for(&bundle, newest).inspect_err(|_| {
+            spans.fail(&JobError::Internal);
             self.unpublished.sub(rows as f64);
             self.shared.pending.lock().fail(number, &ids, &JobError::Internal);
         })?;
         let left = deadline.saturating_duration_since(Instant::now());
+        let subject = subjects::jobs(&self.token, lane, rows);
+        let message_id = format!("{}.{number}:0", self.shared.boot);
+        spans.describe(&Message { subject: &subject, id: &message_id, rows, bytes: payload.len() });
         Ok(Outgoing {
             number,
-            subject: subjects::jobs(&self.token, lane, rows),
-            message_id: format!("{}.{number}:0", self.shared.boot),
+            subject,
+            message_id,
             ids,
             of_requests,
             traceparent,
@@ -264,6 +273,7 @@ impl Publisher {
             ttl: Duration::from_secs(left.as_secs() + 3),
             deadline,
             payload,
+            spans,
         })
     }
 
@@ -279,7 +289,7 @@ impl Publisher {
     }
 
     /// Waits for the broker's acknowledgement, repeating the publish while that can help.
-    async fn see_through(&self, outgoing: Outgoing, mut sent: Result<PublishAckFuture, PublishError>) {
+    async fn see_through(&self, mut outgoing: Outgoing, mut sent: Result<PublishAckFuture, PublishError>) {
         let give_up = outgoing.deadline.min(Instant::now() + DUPLICATE_WINDOW / 2);
         let mut attempt = 0;
         loop {
@@ -287,7 +297,7 @@ impl Publisher {
                 Ok(ack) => match ack.await {
                     Ok(ack) if ack.duplicate && attempt == 0 => {
                         tracing::error!(id = outgoing.message_id, "the broker took a first publish for a duplicate");
-                        return self.fail(&outgoing, &JobError::Internal);
+                        return self.fail(&mut outgoing, &JobError::Internal);
                     }
                     Ok(_) => return,
                     Err(error) => error,
@@ -302,7 +312,7 @@ impl Publisher {
             if let Next::GiveUp { may_be_stored } = unacknowledged::next(fault, attempt, Instant::now() >= give_up) {
                 let refusal = self.refusal(fault);
                 self.shared.no_room_for(&self.model, JobSource::Request, outgoing.of_requests, &refusal);
-                self.fail(&outgoing, &refusal);
+                self.fail(&mut outgoing, &refusal);
                 if may_be_stored {
                     tracing::warn!(%error, jobs = outgoing.ids.len(), "the broker did not take a bundle in time");
                     let jobs = outgoing.ids.iter().map(|id| (outgoing.number, *id)).collect();
@@ -333,7 +343,8 @@ impl Publisher {
         }
     }
 
-    fn fail(&self, outgoing: &Outgoing, error: &JobError) {
+    fn fail(&self, outgoing: &mut Outgoing, error: &JobError) {
+        outgoing.spans.fail(error);
         self.shared.pending.lock().fail(outgoing.number, &outgoing.ids, error);
     }
 }

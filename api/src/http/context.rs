@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use forebay_shared::ids::Lane;
 use forebay_shared::trace::{TRACEPARENT, TraceContext};
 
+use super::span::Notes;
 use crate::error::Failure;
 use crate::validate::RequestLimits;
 
@@ -28,6 +29,10 @@ pub struct Context {
     pub request_id: HeaderValue,
     /// A span of our own, below the client's if it sent one.
     pub trace: TraceContext,
+    /// The client's.
+    pub parent: Option<TraceContext>,
+    /// What the span of this request says beside what all say.
+    pub notes: Notes,
     /// The most urgent lane that the caller may use; all, until somebody says otherwise.
     pub highest_lane: Lane,
     timeout: Option<HeaderValue>,
@@ -60,6 +65,8 @@ impl Context {
             started,
             request_id: request_id.cloned().unwrap_or_else(new_request_id),
             trace: trace.map_or_else(TraceContext::root, TraceContext::child),
+            parent: trace,
+            notes: Notes::default(),
             highest_lane: Lane::High,
             timeout,
             priority,

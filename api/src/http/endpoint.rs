@@ -19,12 +19,14 @@ use axum::http::{HeaderValue, Method, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use forebay_shared::error::JobError;
 use forebay_shared::metrics::Outcome;
+use forebay_shared::trace::TraceContext;
 use futures::FutureExt;
 use tracing::Instrument;
 
 use super::context::{Context, TRACE_PARENT, X_REQUEST_ID};
 use super::door::{Access, Door};
 use super::instruments::{HttpTally, RouteInstruments};
+use super::span::RequestSpan;
 use super::{AppState, Backend};
 use crate::dialect::Dialect;
 use crate::error::{Failure, INFERENCE_STATUSES};
@@ -195,11 +197,12 @@ where
 {
     let (parts, body) = request.into_parts();
     let mut context = Context::read(&parts.headers, Instant::now());
+    let mut recorded = RequestSpan::begin(&mut context, door.access, &parts.method, route.template);
     let (request_id, trace) = (context.request_id.clone(), context.trace);
     let dialect = dialect.unwrap_or_else(|| Dialect::of_path(parts.uri.path()));
     let tally = HttpTally::begin(&state.metrics, route, &parts.method, context.started);
-    let span =
-        tracing::debug_span!("request", id = context.request_id(), trace = %trace.trace_id(), route = route.template);
+    let (id, template) = (context.request_id(), route.template);
+    let span = tracing::debug_span!("request", id, trace_id = %trace.trace_id(), route = template);
     let (admitted, visit) = door.admit(state, &parts.headers, context.started);
     let handled = async {
         let caller = admitted?;
@@ -208,15 +211,18 @@ where
     };
     let handled = handled.instrument(span);
     let answer = AssertUnwindSafe(handled).catch_unwind().await.unwrap_or_else(|panic| {
-        tracing::error!(request = ?request_id, route = route.template, panic = text_of(&*panic), "a handler panicked");
+        let (route, panic) = (route.template, text_of(&*panic));
+        tracing::error!(request = ?request_id, trace_id = %trace.trace_id(), route, panic, "a handler panicked");
         Err(JobError::Internal.into())
     });
     let outcome = answer.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok);
     let mut response = answer.unwrap_or_else(|failure| {
-        report(&failure, &request_id, route.template);
+        report(&failure, &request_id, trace, route.template);
+        recorded.refused(&failure);
         failure.into_response(dialect)
     });
     tally.finish(response.status());
+    recorded.finish(response.status(), outcome);
     let headers = response.headers_mut();
     if let Some(visit) = visit {
         visit.finish(outcome, headers);
@@ -229,13 +235,14 @@ where
 }
 
 /// What went wrong on our side is worth a line; what the client did, or load, is counted and told to the client.
-fn report(failure: &Failure, request_id: &HeaderValue, route: &'static str) {
+fn report(failure: &Failure, request_id: &HeaderValue, trace: TraceContext, route: &'static str) {
     let (status, code) = failure.for_logs();
+    let request = request_id;
     match failure {
         Failure::Job(JobError::Internal | JobError::BadOutput { .. }) => {
-            tracing::warn!(request = ?request_id, route, status, code, "a request failed");
+            tracing::warn!(?request, trace_id = %trace.trace_id(), route, status, code, "a request failed");
         }
-        _ => tracing::debug!(request = ?request_id, route, status, code, "a request was refused"),
+        _ => tracing::debug!(?request, trace_id = %trace.trace_id(), route, status, code, "a request was refused"),
     }
 }
 

@@ -16,7 +16,7 @@ use forebay_shared::error::JobError;
 use forebay_shared::job::Output;
 use forebay_shared::metrics::{JobSource, TokenKind};
 use forebay_shared::planted::Bug;
-use forebay_shared::trace::TraceContext;
+use forebay_shared::telemetry::otlp;
 
 use super::Jobs;
 use super::board::Changes;
@@ -124,7 +124,7 @@ impl Jobs {
                         rows: envelope.rows.clone(),
                         fixed: Some(fixed.clone()),
                         deadline: until,
-                        trace: envelope.trace.unwrap_or_else(TraceContext::root),
+                        trace: envelope.trace.unwrap_or_else(otlp::root),
                     };
                     match Box::pin(self.dispatch.submit(submission)).await {
                         Ok(outputs) => return Ok(outputs),

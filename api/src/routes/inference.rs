@@ -13,6 +13,7 @@ use forebay_shared::ids::TenantName;
 use forebay_shared::job::{Input, Task};
 use forebay_shared::metrics::{Check, JobSource};
 use forebay_shared::model::ModelRecord;
+use forebay_shared::telemetry::span::KeyValue;
 use forebay_shared::trace::TraceContext;
 use serde::Deserialize;
 
@@ -49,6 +50,15 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         let bytes = state.instruments.checked(Check::BodySize, read)?;
         let work = validate(&state, &caller, dialect, &parts, &bytes, Some(&mut tally))?;
         caller.check_model(&work.model.name)?;
+        context.notes.add(|| {
+            [
+                KeyValue::new("gen_ai.operation.name", "embeddings"),
+                KeyValue::new("gen_ai.request.model", work.model.name.to_string()),
+                KeyValue::new("forebay.task", Task::Embed(work.options.params).as_str()),
+                KeyValue::new("forebay.rows", work.rows.len() as i64),
+                KeyValue::new("forebay.lane", urgency.lane.as_str()),
+            ]
+        });
         let key = match &state.jobs {
             Some(jobs) => Key::read(&parts.headers, &caller.tenant, parts.uri.path(), parts.uri.query(), &bytes)?
                 .map(|key| (jobs, key)),
@@ -87,11 +97,14 @@ pub async fn embed<B: Backend>(call: Call<B>, dialect: Dialect) -> Answer {
         let Answered { outputs, hit } = answered;
         charge.settle(&outputs);
         let text = vectors::body(&outputs, work.model.name.as_str(), dialect, work.options.encoding).await?;
-        tally.succeed(outputs.len(), vectors::tokens(&outputs));
+        let tokens = vectors::tokens(&outputs);
+        tally.succeed(outputs.len(), tokens);
+        context.notes.add(|| [KeyValue::new("gen_ai.usage.input_tokens", tokens as i64)]);
         let mut response = json_bytes(StatusCode::OK, text);
         if let Some(hit) = hit {
-            let told = HeaderValue::from_static(if hit { "hit" } else { "miss" });
-            response.headers_mut().insert(X_FOREBAY_CACHE, told);
+            let told = if hit { "hit" } else { "miss" };
+            response.headers_mut().insert(X_FOREBAY_CACHE, HeaderValue::from_static(told));
+            context.notes.add(|| [KeyValue::new("forebay.cache", told)]);
         }
         Ok(response)
     }

@@ -287,6 +287,7 @@ impl Intake {
             ack: ack.to_string(),
             lane,
             wire: codec::version_of(&message.payload),
+            delivered: info.delivered,
             consumer_seq: info.consumer_seq,
             epoch: self.link.epoch(),
             jobs: bundle.jobs.len(),

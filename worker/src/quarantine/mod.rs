@@ -34,6 +34,7 @@ use forebay_shared::ids::{BootId, ModelToken, ProcessName};
 use forebay_shared::job::Job;
 use forebay_shared::metrics::{SavedReason, StoreWrite};
 use forebay_shared::shutdown::Shutdown;
+use forebay_shared::telemetry::span::Span;
 use futures::future;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -303,13 +304,13 @@ impl Quarantine {
             }
         }
         let error = JobError::DeadLettered { job: job_of_row(&id).to_string(), starts };
-        tools.replies.failed(delivery, vec![Failed { id, error }]);
+        tools.replies.failed(delivery, vec![Failed { id, error, span: Span::none() }]);
     }
 
     /// Answers a job that is not worth running.
     fn spare(&self, delivery: Arc<Delivery>, job: &Job, reason: SavedReason, error: JobError) -> Option<Started> {
         self.tools.counters.saved(reason, estimated_tokens(job.input.len_bytes()));
-        self.tools.replies.failed(delivery, vec![Failed { id: job.id, error }]);
+        self.tools.replies.failed(delivery, vec![Failed { id: job.id, error, span: Span::none() }]);
         None
     }
 
