@@ -110,6 +110,7 @@ pub struct Resources {
     pub memory_mebibytes: Above,
     pub memory_critical_mebibytes: Above,
     pub cpu_millicores: Above,
+    pub device_memory: Above,
     pub disk_free: Below,
     pub disk_free_critical: Below,
 }

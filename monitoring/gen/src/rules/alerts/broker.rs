@@ -5,14 +5,7 @@ use crate::values::Values;
 
 pub fn alerts(values: &Values) -> Vec<Alert> {
     let limits = &values.broker;
-    let stored = |above: f64| {
-        let of = |kind: &str| promql::gauge(&format!(r#"forebay_broker_store_bytes{{kind="file_{kind}"}}"#));
-        format!(
-            "max without (kind) (\n  {}\n)\n/\nmax without (kind) (\n  {} > 0\n) > {above}",
-            of("used"),
-            of("limit")
-        )
-    };
+    let stored = |above: f64| format!("forebay:stream:broker_store:utilization > {above}");
     let calls =
         |outcomes: &str| sum_rate("", &format!(r#"forebay_webhook_deliveries_total{{outcome=~"{outcomes}"}}"#), "15m");
     let failed = calls("retried|given_up");
@@ -27,13 +20,19 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             "ForebayBrokerStoreFull",
             stored(limits.store_full.above),
             &limits.store_full.wait,
-            ["The broker's store is full", "The broker's store is {{ $value | humanizePercentage }} full."],
+            [
+                "The broker's store is full",
+                "Store {{ $labels.stream }} of the broker is {{ $value | humanizePercentage }} full.",
+            ],
         ),
         warning(
             "ForebayBrokerStoreFilling",
             stored(limits.store_filling.above),
             &limits.store_filling.wait,
-            ["The broker's store fills up", "The broker's store is {{ $value | humanizePercentage }} full."],
+            [
+                "The broker's store fills up",
+                "Store {{ $labels.stream }} of the broker is {{ $value | humanizePercentage }} full.",
+            ],
         ),
         critical(
             "ForebayPersistenceWriteFailure",

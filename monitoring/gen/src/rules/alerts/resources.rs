@@ -20,6 +20,15 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             &limits.cpu_millicores.wait,
             ["A pod uses much CPU", "{{ $labels.pod }} uses {{ $value | humanize }} processors."],
         ),
+        warning(
+            "ForebayDeviceMemoryHigh",
+            format!("forebay:process_device:device_memory:utilization > {}", limits.device_memory.above),
+            &limits.device_memory.wait,
+            [
+                "A device's memory is nearly full",
+                "{{ $labels.process }} uses {{ $value | humanizePercentage }} of the memory of {{ $labels.device }}.",
+            ],
+        ),
         critical(
             "ForebayDiskSpaceCritical",
             free(limits.disk_free_critical.below),

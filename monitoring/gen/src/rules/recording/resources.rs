@@ -4,12 +4,20 @@
 //! an image) and one for the whole pod (`container=""`): only the first kind is added up. Without Kubernetes there is no pod
 //! and no container, but the container's name; it is put in the place of the pod's.
 
+use crate::promql;
+use crate::rules::ask::{indented, ratio};
 use crate::rules::model::{Group, group, record};
 use crate::values::Values;
 
 /// File systems that hold something that grows.
 const DISKS: &str =
     r#"fstype!~"ramfs|squashfs|iso9660|erofs|devtmpfs|overlay", mountpoint!~"/(run|dev|sys|proc)($|/.*)""#;
+
+/// One kind of bytes, without saying which.
+fn memory(series: &str, kind: &str) -> String {
+    let of_kind = promql::gauge(&format!(r#"{series}{{kind="{kind}"}}"#));
+    format!("max without (kind) (\n  {of_kind}\n)")
+}
 
 pub fn resources(values: &Values) -> Group {
     let resources = &values.resources;
@@ -21,7 +29,20 @@ pub fn resources(values: &Values) -> Group {
             "sum by (namespace, pod) (\n  {inside}\n)\nor\nsum by (namespace, pod) (\n  label_replace({alone}, \"pod\", \"$1\", \"name\", \"(.*)\")\n)"
         )
     };
+    let device = |kind: &str| memory("forebay_device_memory_bytes", kind);
+    let stream = |kind: &str| memory("forebay_broker_stream_bytes", kind);
+    let account = |kind: &str| memory("forebay_broker_store_bytes", &format!("file_{kind}"));
     let rules = vec![
+        record("forebay:process_device:device_memory:utilization", ratio(&device("used"), &device("capacity"))),
+        // Each store that there is one of, and all of them where the account has a limit.
+        record(
+            "forebay:stream:broker_store:utilization",
+            format!(
+                "{}\nor\nlabel_replace(\n{}, \"stream\", \"all\", \"\", \"\"\n)",
+                ratio(&stream("used"), &stream("limit")),
+                indented(&ratio(&account("used"), &account("limit")))
+            ),
+        ),
         record("forebay:pod:container_memory_bytes:sum", in_pods(&resources.memory_metric, &|series| series)),
         record(
             "forebay:pod:container_cpu_cores:rate5m",
