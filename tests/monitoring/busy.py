@@ -125,7 +125,7 @@ class Busy:
         (model / "trainer_state.json").write_text(json.dumps({"log_history": history}))
         self.model = model.name
         self.keys = {}
-        env = {"FOREBAY_API_KEYS_FILE": str(self.key_file()), "FOREBAY_CACHE_BYTES": str(1 << 20)}
+        env = {"FOREBAY_API_KEYS_FILE": str(self.key_file()), "FOREBAY_CACHE_BYTES": str(1 << 20), "FOREBAY_DEVICE_PRICE": "2.5"}
         self.system = ForebayUp(model=model, workers=2, env=env).__enter__()
         self.prometheus = Prometheus(self.system.aggregator_url.removeprefix("http://")).__enter__()
         self.began = time.monotonic()

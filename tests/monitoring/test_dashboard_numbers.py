@@ -32,10 +32,18 @@ def labels_text(labels):
     return "{" + ", ".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
 
 
-# One model: 2 000 tokens a second.
+# One model on two devices at 3.6 an hour each, which compute half of the time: for 100 rows and 2 000 tokens a second.
 MODEL = [
+    *gauge("forebay_worker_up", 1, worker="worker-1", model="m", device="cuda"),
+    *gauge("forebay_worker_up", 1, worker="worker-2", model="m", device="cuda"),
+    *gauge("forebay_device_price_per_hour", 3.6, device="cuda"),
+    *counter("forebay_device_seconds_total", 1, model="m"),
+    *counter("forebay_predictions_total", 100, model="m", task="embed"),
     *counter("forebay_tokens_total", 2000, model="m", kind="prompt"),
     *counter("forebay_tokens_total", 0, model="m", kind="generated"),
+    # Two tenants, one of which has three quarters of the devices' time.
+    *counter("forebay_tenant_device_seconds_total", 0.75, tenant="a", model="m"),
+    *counter("forebay_tenant_device_seconds_total", 0.25, tenant="b", model="m"),
     *counter("forebay_tenant_tokens_total", 1500, tenant="a", kind="prompt"),
     *counter("forebay_tenant_tokens_total", 500, tenant="b", kind="prompt"),
     # 100 requests a second, of which 4 fail by our fault and 6 by the client's.
@@ -65,6 +73,13 @@ M, A, B = {"model": "m"}, {"tenant": "a"}, {"tenant": "b"}
 
 # Dashboard, panel, number of the query → the answer.
 EXPECTED = [
+    ("tenants", "Cost per 1 000 inferences", 0, [(M, 0.02)]),
+    ("tenants", "Cost per 1 000 inferences", 1, [(M, 0.01)]),
+    ("tenants", "Cost per million tokens", 0, [(M, 1.0)]),
+    ("tenants", "Cost per million tokens", 1, [(M, 0.5)]),
+    ("tenants", "Cost per hour: computing and idle", 0, [(M, 3.6)]),
+    ("tenants", "Cost per hour: computing and idle", 1, [(M, 3.6)]),
+    ("tenants", "Cost per hour and customer", 0, [(A, 2.7), (B, 0.9)]),
     ("tenants", "Tokens per hour", 0, [(A, 5_400_000), (B, 1_800_000)]),
     ("overview", "Request rate (5m average)", 0, [({}, 100)]),
     ("overview", "5xx error rate", 0, [({}, 0.04)]),

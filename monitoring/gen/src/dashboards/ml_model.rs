@@ -63,12 +63,19 @@ fn machine(limits: &Limits) -> Row {
                 Unit::Ratio,
             )
             .query("busy", promql::gauge("forebay_host_cpu_ratio"))
-            .max(1.0),
+            .max(1.0)
+            .width(6),
             Panel::timeseries("RAM usage", "Memory in use on the fullest host, without caches.", Unit::Bytes)
-                .query("used", promql::gauge("forebay_host_memory_used_bytes")),
+                .query("used", promql::gauge("forebay_host_memory_used_bytes"))
+                .width(6),
+            Panel::timeseries("Device memory", "Memory in use on each device.", Unit::Bytes)
+                .query("{{process}} {{device}}", promql::gauge(r#"forebay_device_memory_bytes{kind="used"}"#))
+                .width(6)
+                .more("forebay-resources"),
             Panel::timeseries("Jobs waiting", "Jobs that somebody waits for.", Unit::Count)
                 .query("{{model}}", now(&["model"], &of("forebay_queue_pending", &limits.prompt_lanes)))
-                .limit(limits.backlog),
+                .limit(limits.backlog)
+                .width(6),
         ],
     )
 }

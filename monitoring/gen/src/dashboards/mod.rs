@@ -7,6 +7,7 @@ mod annotations;
 mod ask;
 mod batching;
 mod cache;
+mod cost;
 mod gateway;
 mod grid;
 mod json;

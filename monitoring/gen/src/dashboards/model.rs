@@ -17,6 +17,8 @@ pub enum Unit {
     BytesPerSecond,
     Celsius,
     Watts,
+    /// Money, in the currency of the price that was configured; the symbol is not known here.
+    Money,
     /// A plain number, for example of a loss.
     Number,
     /// Lines of a log.

@@ -64,6 +64,7 @@ fn health(limits: &Limits) -> Row {
             .more("forebay-gateway"),
             Panel::timeseries("Workers by state", "Silent: three reports were missed without a goodbye.", Unit::Count)
                 .query("{{state}}", now(&["state"], &of("forebay_workers", "")))
+                .query("desired", now(&[], &of("forebay_desired_workers", "")))
                 .size(12, 8)
                 .more("forebay-gateway"),
         ],

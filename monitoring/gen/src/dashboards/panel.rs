@@ -18,7 +18,7 @@ impl Unit {
             Self::BytesPerSecond => "Bps",
             Self::Celsius => "celsius",
             Self::Watts => "watt",
-            Self::Number => "none",
+            Self::Money | Self::Number => "none",
             Self::Text => "string",
         }
     }

@@ -76,9 +76,37 @@ fn waiting() -> Row {
 }
 
 fn flow() -> Row {
+    let arriving = per_second(&["model"], &of("forebay_jobs_admitted_total", ""));
+    let able = format!(
+        "({} * {})",
+        now(&["model"], &of("forebay_workers", r#"state="ready""#)),
+        now(&["model"], &of("forebay_worker_capacity_jobs_per_second", ""))
+    );
     Row::new(
         "Throughput",
         vec![
+            Panel::timeseries(
+                "Jobs in and out",
+                "Jobs per second, of requests and of what is stored.",
+                Unit::PerSecond,
+            )
+            .query("admitted: {{source}}", per_second(&["source"], &of("forebay_jobs_admitted_total", "")))
+            .query("processed", per_second(&[], &of("forebay_queue_processed_total", "")))
+            .query("rejected", per_second(&[], &of("forebay_queue_rejected_total", ""))),
+            Panel::timeseries(
+                "Workers, and how many there should be",
+                "Workers that are ready, and those that the model should have.",
+                Unit::Count,
+            )
+            .query("{{model}} ready", now(&["model"], &of("forebay_workers", r#"state="ready""#)))
+            .query("{{model}} desired", now(&["model"], &of("forebay_desired_workers", "")))
+            .more("forebay-gateway"),
+            Panel::timeseries(
+                "Load",
+                "Jobs that arrive, as a share of what the workers that are ready can do.",
+                Unit::Ratio,
+            )
+            .query("{{model}}", ratio(&arriving, &able)),
             Panel::stacked("Jobs finished", "Jobs per second, by outcome.", Unit::PerSecond)
                 .query("{{outcome}}", format!("{} > 0", per_second(&["outcome"], &of("forebay_jobs_total", "")))),
             Panel::timeseries(
@@ -146,7 +174,8 @@ fn asynchronous() -> Row {
         "Asynchronous jobs and batches",
         vec![
             Panel::timeseries("Asynchronous jobs", "Jobs whose records are kept, by state.", Unit::Count)
-                .query("{{state}}", format!("max by (state) ({})", promql::gauge("forebay_async_jobs"))),
+                .query("{{state}}", format!("max by (state) ({})", promql::gauge("forebay_async_jobs")))
+                .query("rows that wait: {{model}}", now(&["model"], &of("forebay_async_waiting_rows", ""))),
             Panel::timeseries("Webhooks", "Calls per second, by what became of them.", Unit::PerSecond)
                 .query("{{outcome}}", per_second(&["outcome"], "forebay_webhook_deliveries_total")),
             Panel::timeseries("Lines of batches", "Lines per second, by how they ended.", Unit::PerSecond)
@@ -172,12 +201,9 @@ fn broker(limits: &Limits) -> Row {
             .query("{{kind}}", format!("max by (kind) ({})", promql::gauge("forebay_broker_store_bytes"))),
             Panel::timeseries("Bytes by model", "Bytes of each model's stream.", Unit::Bytes)
                 .query("{{model}}", now(&["model"], &of("forebay_queue_bytes", ""))),
-            Panel::timeseries(
-                "Writes that failed",
-                "Writes of an aggregator per second that the broker did not take.",
-                Unit::PerSecond,
-            )
-            .query("{{instance}}", aggregators_per_second(&["instance"], "forebay_broker_write_errors_total")),
+            Panel::timeseries("Writes that failed", "Writes per second that the broker did not take.", Unit::PerSecond)
+                .query("{{kind}}", per_second(&["kind"], "forebay_store_write_errors_total"))
+                .query("{{instance}}", aggregators_per_second(&["instance"], "forebay_broker_write_errors_total")),
             Panel::timeseries(
                 "Store in use",
                 "Share of the limit of the broker's file store, where it has one.",

@@ -20,6 +20,7 @@ pub fn dashboard(limits: &Limits) -> Dashboard {
 const WHO: &str = "{{process}} {{instance}}";
 
 fn devices() -> Row {
+    let memory = |more: &str| at("forebay_worker_device_memory_bytes", more);
     let by = ["process", "instance"];
     Row::new(
         "Devices",
@@ -34,6 +35,25 @@ fn devices() -> Row {
                 Unit::PerSecond,
             )
             .query(WHO, each_per_second(&by, &at("forebay_worker_engine_steps_total", ""))),
+            Panel::timeseries(
+                "Device memory",
+                "On a CPU it is the memory of the process, and what the process may have.",
+                Unit::Bytes,
+            )
+            .query("{{process}} {{device}} {{kind}}", memory("")),
+            Panel::timeseries("Device memory in use", "Share of the device's memory.", Unit::Ratio)
+                .query(
+                    "{{process}} {{device}}",
+                    format!("{} / ignoring (kind) {}", memory(r#"kind="used""#), memory(r#"kind="capacity""#)),
+                )
+                .max(1.0),
+            Panel::timeseries(
+                "Price of devices",
+                "What an hour of each device costs, as its worker was told.",
+                Unit::Money,
+            )
+            .query("{{process}} {{device}}", at("forebay_worker_device_price_per_hour", ""))
+            .more("forebay-tenants"),
         ],
     )
 }

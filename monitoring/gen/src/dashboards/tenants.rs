@@ -1,6 +1,7 @@
 //! Who asks for how much, and what it costs.
 
 use super::ask::{grown, per_second};
+use super::cost;
 use super::model::{Dashboard, Panel, Row, Unit, Variable};
 
 pub fn dashboard() -> Dashboard {
@@ -10,13 +11,13 @@ pub fn dashboard() -> Dashboard {
         description: "Requests, tokens and device time of each tenant that has API keys, and what they cost.",
         tags: &["tenants", "cost"],
         variables: &[Variable::Tenant, Variable::Model],
-        rows: vec![requests(), use_of_devices()],
+        rows: vec![requests(), use_of_devices(), cost::of_models(), cost::of_tenants()],
         from: "now-24h",
     }
 }
 
 /// The series of a metric for the chosen tenants.
-fn theirs(name: &str, more: &str) -> String {
+pub fn theirs(name: &str, more: &str) -> String {
     let comma = if more.is_empty() { "" } else { ", " };
     format!(r#"{name}{{tenant=~"$tenant"{comma}{more}}}"#)
 }
