@@ -23,8 +23,16 @@ fn main() {
     let tokens = api.tokens_total.with(&(model.clone(), TokenKind::Prompt));
     let rows = api.bundle_rows.with(&(model.clone(),));
     let in_progress = api.http_requests_in_progress.with(&());
-    let checks = [Check::BodySize, Check::Json, Check::Model, Check::Parameters, Check::InputCount, Check::InputEmpty, Check::InputLength]
-        .map(|check| api.input_checks_total.with(&(check, CheckResult::Passed)));
+    let checks = [
+        Check::BodySize,
+        Check::Json,
+        Check::Model,
+        Check::Parameters,
+        Check::InputCount,
+        Check::InputEmpty,
+        Check::InputLength,
+    ]
+    .map(|check| api.input_checks_total.with(&(check, CheckResult::Passed)));
     let request = nanoseconds(10_000, || {
         in_progress.inc();
         checks.iter().for_each(|check| check.inc());
@@ -36,7 +44,8 @@ fn main() {
         tokens.inc_by(24);
         in_progress.dec();
     });
-    let looked_up = nanoseconds(10_000, || api.requests_total.with(&(model.clone(), Task::Embed, Outcome::Failed)).inc());
+    let looked_up =
+        nanoseconds(10_000, || api.requests_total.with(&(model.clone(), Task::Embed, Outcome::Failed)).inc());
     println!("| what | cost |\n|---|---|");
     println!("| all counters and histograms of an answered request, in the api | {request:.0} ns |");
     println!("| one counter that is looked up by its labels (what rarely happens) | {looked_up:.0} ns |");

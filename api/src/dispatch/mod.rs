@@ -215,7 +215,8 @@ impl Dispatch {
             let job = Job { id, generation, tenant, enqueued_us, deadline_us, trace, task, input };
             waiting.ids.push(id);
             tracing::debug!(job = %id, model = %model.name, "accepted");
-            let ready = Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline, source, ticket: None };
+            let ready =
+                Ready { job, gather: Arc::clone(&gather), index, accepted: now, deadline, source, ticket: None };
             // The channel holds as many jobs as may be admitted, so a full one means the same as no admission.
             queue.jobs.try_send(ready).map_err(|_| self.shared.overloaded())?;
             queue.unpublished.inc();

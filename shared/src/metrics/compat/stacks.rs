@@ -127,11 +127,11 @@ fn inferno_queue_and_cache() -> Vec<Alias> {
     vec![
         Alias::gauge("inferno_queue_pending_requests", "Current pending requests.", Part::of("queue_pending")),
         Alias::gauge("inferno_queue_max_capacity", "Queue capacity limit.", Part::of("queue_capacity")),
-        Alias::counter("inferno_queue_processed_total", "Total processed requests.", Part::of("jobs_total")),
+        Alias::counter("inferno_queue_processed_total", "Total processed requests.", Part::of("queue_processed_total")),
         Alias::counter(
             "inferno_queue_dropped_total",
             "Requests refused because the queue could not take them.",
-            Part::of("admission_refused_total"),
+            Part::of("queue_rejected_total"),
         ),
         Alias::counter("inferno_cache_hits_total", "Cache hit count.", Part::of("cache_hits_total")),
         Alias::counter("inferno_cache_misses_total", "Cache miss count.", Part::of("cache_misses_total")),
