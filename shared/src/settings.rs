@@ -245,6 +245,7 @@ mod tests {
             process_name: None,
             advertise_addr: None,
             log: LogArgs { log: "info".to_owned(), log_format: LogFormat::Text },
+            traces: TraceArgs::default(),
         };
         assert_eq!(process.advertised("127.0.0.1:9401".parse().unwrap()), "127.0.0.1:9401");
         for all in ["0.0.0.0:9401", "[::]:9401"] {
