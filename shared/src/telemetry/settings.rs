@@ -24,7 +24,7 @@ pub struct TraceArgs {
     pub otlp_traces_endpoint: Option<String>,
     /// File with the certificates (PEM) that the collector's own must be signed by, instead of the public ones.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "FILE")]
-    pub otlp_certificate: Option<PathBuf>,
+    pub otlp_certificate: Option<String>,
     /// Which requests are traced: always_on, always_off, traceidratio, or one of these behind parentbased_, which leaves
     /// the decision to a caller that sends a traceparent [default: parentbased_always_on].
     #[arg(long, env = "OTEL_TRACES_SAMPLER", value_name = "NAME")]
@@ -59,7 +59,7 @@ impl TraceArgs {
         let disabled = given(&self.otel_sdk_disabled).is_some_and(|text| text.eq_ignore_ascii_case("true"));
         let Some(endpoint) = self.endpoint().filter(|_| !disabled) else { return (None, Vec::new()) };
         let (sampling, problem) = Sampling::read(given(&self.traces_sampler), given(&self.traces_sampler_arg));
-        let certificate = self.otlp_certificate.clone().filter(|path| !path.as_os_str().is_empty());
+        let certificate = given(&self.otlp_certificate).map(PathBuf::from);
         let resource = self.resource(role, process);
         (Some(Plan { endpoint, certificate, sampling, resource }), problem.into_iter().collect())
     }
@@ -148,6 +148,23 @@ mod tests {
         let both =
             TraceArgs { otlp_traces_endpoint: Some("http://other/spans".to_owned()), ..args("http://collector") };
         assert_eq!(endpoint(&both), "http://other/spans");
+    }
+
+    #[test]
+    fn a_variable_that_is_set_to_nothing_is_not_set() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            traces: TraceArgs,
+        }
+        let flags = ["otlp-traces-endpoint", "otlp-certificate", "traces-sampler", "traces-sampler-arg"];
+        let more = ["otel-service-name", "otel-resource-attributes", "otel-sdk-disabled"];
+        let line = flags.iter().chain(&more).map(|flag| format!("--{flag}="));
+        let line = ["program", "--otlp-endpoint=http://c"].map(str::to_owned).into_iter().chain(line);
+        let Line { traces } = <Line as clap::Parser>::try_parse_from(line).unwrap();
+        let plan = plan(&traces).unwrap();
+        assert_eq!((plan.endpoint.as_str(), &plan.certificate), ("http://c/v1/traces", &None));
+        assert_eq!(attribute(&plan, "service.name").as_deref(), Some("forebay-worker"));
     }
 
     #[test]
