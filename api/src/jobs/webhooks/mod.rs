@@ -49,19 +49,6 @@ pub(super) async fn start(jobs: &Arc<Jobs>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_has_a_prefix_and_enough_bytes() {
-        assert!(check_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_ok());
-        for bad in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_abc", "whsec_AAAA", "whsec_***"] {
-            assert!(check_secret(bad).is_err(), "{bad}");
-        }
-    }
-}
-
 impl Jobs {
     /// Puts a call on the queue.
     async fn publish_call(&self, call: &Call, message: PublishMessage) -> anyhow::Result<()> {
@@ -73,5 +60,18 @@ impl Jobs {
             return Err(error.into());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_has_a_prefix_and_enough_bytes() {
+        assert!(check_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_ok());
+        for bad in ["", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_abc", "whsec_AAAA", "whsec_***"] {
+            assert!(check_secret(bad).is_err(), "{bad}");
+        }
     }
 }
