@@ -15,12 +15,14 @@ START_SECONDS = 60
 class Roles:
     """A broker, an api, an aggregator and workers, each a process under its name. Use it as a context manager."""
 
-    def __init__(self, model="identity", workers=1, worker_flags=(), env=None):
+    def __init__(self, model="identity", workers=1, worker_flags=(), env=None, disk=None):
+        """`disk`: size of a file system of its own for the broker's store, such as "64m"; only root can mount one."""
         self.home = tempfile.TemporaryDirectory(prefix="forebay-roles-")
         self.folder = Path(self.home.name)
         self.model, self.workers, self.worker_flags = model, workers, list(worker_flags)
         # Equal inputs must take the queue, too.
         self.env = {"FOREBAY_CACHE_BYTES": "0", "PATH": "/usr/bin:/bin", **(env or {})}
+        self.store, self.disk, self.mounted = self.folder / "store", disk, False
         self.running, self.addresses = {}, {}
 
     def __enter__(self):
@@ -36,11 +38,15 @@ class Roles:
 
     def start(self):
         subprocess.run([str(BINARY), "keys", str(self.folder / "keys")], check=True, stdout=subprocess.DEVNULL)
+        self.store.mkdir()
+        if self.disk:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.disk}", "tmpfs", str(self.store)], check=True)
+            self.mounted = True
         client, monitor = free_ports(2)
         config = self.folder / "nats.conf"
         config.write_text(
             f'server_name: test\nlisten: "127.0.0.1:{client}"\nhttp: "127.0.0.1:{monitor}"\ninclude ./keys/accounts.conf\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", max_file_store: 32GB, max_memory_store: 256MB }}\n'
+            f'jetstream {{ store_dir: "{self.store}", max_file_store: 32GB, max_memory_store: 256MB }}\n'
         )
         self.broker = f"nats://127.0.0.1:{client}"
         self.spawn("nats", [program("nats-server"), "-c", str(config)])
@@ -98,4 +104,6 @@ class Roles:
                 process.kill()
                 process.wait()
         self.running.clear()
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self.store)], check=True)
         self.home.cleanup()

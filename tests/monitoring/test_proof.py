@@ -1,14 +1,19 @@
 """The chain from a process to a person: a real Prometheus scrapes, its rules fire, and a real Alertmanager tells somebody."""
 
 import json
+import os
+import shutil
 import signal
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from servers import RULES, eventually
 
 # The alerts of which this file proves that they arrive.
-DOWN, BACKLOG = "ForebayPodDown", "ForebayQueueBacklog"
+DOWN, BACKLOG, WRITES = "ForebayPodDown", "ForebayQueueBacklog", "ForebayPersistenceWriteFailure"
 
 
 def post(url, body):
@@ -98,3 +103,28 @@ def test_a_backlog_is_told_to_somebody_and_so_is_its_end(roles, watch, inbox):
     for receiver in ("slack", "email"):
         eventually(f"{receiver} is told of the end", lambda receiver=receiver: inbox.told(receiver, resolved))
     assert not prometheus.alerts(BACKLOG)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_broker_whose_disk_is_full_is_told_to_somebody(roles, watch, inbox):
+    system = roles(disk="64m", env={"FOREBAY_REQUEST_TIMEOUT": "10s"})
+    prometheus = watch(system)
+    request = {"model": "identity", "input": ["a sentence" * 500]}
+    assert post(f"{system.url}/v1/embeddings", request) == 200
+    assert not prometheus.alerts(WRITES)
+    with open(system.store / "filler", "wb") as filler, pytest.raises(OSError, match="No space left"):
+        while True:
+            filler.write(bytes(64 * 1024))
+            filler.flush()
+    assert shutil.disk_usage(system.store).free == 0
+
+    def answer():
+        try:
+            return post(f"{system.url}/v1/embeddings", request)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    # Nothing is accepted and lost: clients hear of it.
+    assert {answer() for _ in range(2)} <= {503, 504}
+    eventually("the alert fires", lambda: answer() != 200 and prometheus.alerts(WRITES), 60)
+    eventually("somebody is told", lambda: inbox.told("pagerduty", WRITES))
