@@ -129,7 +129,7 @@ class Busy:
         self.system = ForebayUp(model=model, workers=2, env=env).__enter__()
         self.prometheus = Prometheus(self.system.aggregator_url.removeprefix("http://")).__enter__()
         self.began = time.monotonic()
-        clients = [self.ask_new_texts, self.ask_equal_texts, self.ask_wrongly, self.ask_too_often, self.ask_for_later]
+        clients = [self.ask_new_texts, self.ask_much, self.ask_equal_texts, self.ask_wrongly, self.ask_too_often, self.ask_for_later]
         self.threads = [threading.Thread(target=client, daemon=True) for client in clients]
         for thread in self.threads:
             thread.start()
@@ -169,6 +169,11 @@ class Busy:
     def ask_new_texts(self):
         for number in self.often(0.02):
             self.embed([f"text {number} {line}" for line in range(number % 7 + 1)], tenant=("search", "shop")[number % 2])
+
+    def ask_much(self):
+        """Enough to compute that what a worker can do becomes known."""
+        for number in self.often(0.05):
+            self.embed([f"{number} {line} " + "water " * 20 for line in range(200)])
 
     def ask_equal_texts(self):
         for _ in self.often(0.1):
