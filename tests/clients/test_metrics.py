@@ -54,7 +54,7 @@ def test_a_name_belongs_to_one_view(pages):
         assert families and all(family.startswith((own, "process_")) for family in families), name
         if name.startswith("aggregator"):
             # What the aggregator itself says about workers is no worker's own metric.
-            about_workers = ("forebay_worker_up", "forebay_worker_last_report_timestamp_seconds")
+            about_workers = ("forebay_worker_up", "forebay_worker_last_report_timestamp_seconds", "forebay_worker_capacity_jobs_per_second")
             assert not [f for f in families if f.startswith(("forebay_api_", "forebay_worker_")) and f not in about_workers]
 
 
