@@ -224,7 +224,7 @@ impl Driver {
                 self.counters.engine_error(match error {
                     EngineError::OutOfMemory { .. } => EngineFault::OutOfMemory,
                     EngineError::Batch(_) => EngineFault::Internal,
-                    EngineError::Compute(_) => EngineFault::Device,
+                    EngineError::Compute(_) | EngineError::DeviceLost(_) => EngineFault::Device,
                 });
                 Err(error)
             }

@@ -1,13 +1,13 @@
 //! The worker's own flags.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use forebay_sched::BatchLimits;
 use forebay_shared::settings::SettingsError;
 
+use crate::device::{DeviceChoice, Precision};
 use crate::models::builtin::word_id;
 use crate::models::{ModelSource, SimulatedConfig};
 
@@ -21,9 +21,13 @@ pub struct WorkerArgs {
     /// Name under which clients ask for the model; default: the folder's name or the hub id.
     #[arg(long, env = "FOREBAY_SERVED_NAME", value_name = "NAME")]
     pub served_name: Option<String>,
-    /// Device to compute on.
-    #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu", value_name = "cpu")]
+    /// Device to compute on: cpu, cuda:N, cuda:UUID (a GPU or a MIG slice of one, as `nvidia-smi -L` prints it), or auto: the
+    /// first GPU if there is one.
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu", value_name = "DEVICE")]
     pub device: DeviceChoice,
+    /// Type of weights and activations: f32, f16 or bf16 [default: f16 on a GPU; f32 on the CPU, which has no other].
+    #[arg(long, env = "FOREBAY_DTYPE", value_name = "DTYPE")]
+    pub dtype: Option<Precision>,
     /// What an hour of the device costs, in any currency: `forebay_device_price_per_hour`, for cost per inference.
     #[arg(long, env = "FOREBAY_DEVICE_PRICE", value_name = "PRICE")]
     pub device_price: Option<f64>,
@@ -60,31 +64,6 @@ pub struct WorkerArgs {
     /// `simulated` model, for tests: a word that ends the process when it is computed.
     #[arg(long, env = "FOREBAY_SIMULATED_KILL_ON", hide = true, value_name = "WORD")]
     pub simulated_kill_on: Option<String>,
-}
-
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    Cpu,
-}
-
-impl DeviceChoice {
-    /// As it stands in labels.
-    pub const fn kind(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-        }
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "cpu" => Ok(Self::Cpu),
-            _ => Err("this build computes on the CPU: use cpu".to_owned()),
-        }
-    }
 }
 
 impl WorkerArgs {

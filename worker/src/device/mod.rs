@@ -3,14 +3,18 @@
 //! A device says how a batch is laid over its parallel units and gives every unit an [`Exec`], which layers
 //! compute with. Twin files expose the same functions per kind of device; models and layers do not know which one they run on.
 
+pub mod choice;
 pub mod counters;
 pub mod cpu;
 pub mod plan;
+pub mod precision;
 
 use std::sync::Arc;
 
+pub use choice::DeviceChoice;
 pub use counters::{Counters, Op};
 pub use cpu::{Cpu, Exec};
+pub use precision::Precision;
 
 /// A device, shared by the models that live on it. Cloning is cheap.
 #[derive(Clone)]

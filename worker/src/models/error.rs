@@ -51,6 +51,9 @@ pub enum EngineError {
     /// The device had no memory for a batch of this size: a smaller one may pass.
     #[error("out of memory for a batch of {tokens} tokens")]
     OutOfMemory { tokens: usize },
+    /// The device is gone, or in a state that only a new process gets out of: every later batch would fail too.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
     /// The device or a kernel failed.
     #[error("computation failed: {0}")]
     Compute(String),

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bert;
 pub mod builtin;
 pub mod error;
+pub mod flight;
 pub mod folder;
 pub mod hub;
 pub mod ragged;
@@ -23,6 +24,7 @@ use forebay_shared::model;
 pub use batch::{Embeddings, TokenBatch};
 pub use builtin::SimulatedConfig;
 pub use error::{EngineError, ModelError};
+pub use flight::{Flight, Pending};
 pub use source::ModelSource;
 
 use crate::device::{Counters, Device};
@@ -77,6 +79,20 @@ pub trait Encoder: Send {
     /// # Errors
     /// [`EngineError::Batch`] for rows that are empty, too long, or hold ids outside the vocabulary; an empty batch is fine.
     fn encode(&mut self, batch: &TokenBatch) -> Result<Embeddings, EngineError>;
+
+    /// Hands a batch to the device. Where the device works by itself this returns before the batch is computed, and up to
+    /// [`depth`](Self::depth) batches may be under way; elsewhere it is [`encode`](Self::encode).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), as far as they show before the batch is computed.
+    fn submit(&mut self, batch: &TokenBatch) -> Result<Flight, EngineError> {
+        self.encode(batch).map(Flight::Landed)
+    }
+
+    /// Batches that may be under way at the same time.
+    fn depth(&self) -> usize {
+        1
+    }
 
     /// True if encoding costs next to nothing, so that handing work to another thread would cost more than doing it.
     fn runs_inline(&self) -> bool;
