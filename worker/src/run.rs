@@ -174,11 +174,11 @@ async fn keep_queue(control: Link, stores: Stores, token: ModelToken) {
 /// Loads and warms the model on a thread that may block.
 async fn load(args: &WorkerArgs, metrics: &WorkerMetrics, health: &Health) -> anyhow::Result<(LoadedModel, Device)> {
     let begun = Instant::now();
-    let (source, threads) = (args.source(), args.compute_threads());
+    let (source, threads, choice, dtype) = (args.source(), args.compute_threads(), args.device.clone(), args.dtype);
     let shown = health.clone();
     shown.set(Phase::Opening);
     let loading = tokio::task::spawn_blocking(move || {
-        let device = Device::cpu(Some(threads)).map_err(|error| models::ModelError::Device(error.to_string()))?;
+        let device = Device::open(&choice, Some(threads), dtype)?;
         let mut loaded = models::load(&source, &device, &|progress| show_progress(progress, &shown))?;
         warm(loaded.encoder.as_mut());
         Ok::<_, models::ModelError>((loaded, device))

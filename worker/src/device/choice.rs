@@ -30,7 +30,8 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || format!("{text:?} names no device: use cpu, auto, cuda:0 or cuda:GPU-… as nvidia-smi -L prints it");
+        let unknown =
+            || format!("{text:?} names no device: use cpu, auto, cuda:0 or cuda:GPU-… as nvidia-smi -L prints it");
         match text {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),

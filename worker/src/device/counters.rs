@@ -64,8 +64,13 @@ impl Counters {
     pub fn time<T>(&self, op: Op, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
-        self.nanos[op as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.add(op, start.elapsed());
         result
+    }
+
+    /// Adds a duration that was measured elsewhere.
+    pub fn add(&self, op: Op, took: Duration) {
+        self.nanos[op as usize].fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Time spent per operation so far, summed over threads.

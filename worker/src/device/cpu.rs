@@ -3,10 +3,10 @@
 pub mod memory;
 pub mod pool;
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::counters::{Counters, Op};
+use super::counters::Counters;
+use super::exec::Exec;
 use super::plan::{Plan, plan};
 use crate::kernels::cpu::Level;
 use pool::ThreadPool;
@@ -44,7 +44,7 @@ impl Cpu {
     /// Calls with different `part < threads()` may run at the same time, calls with the same `part` never do: `part` can index
     /// buffers.
     pub fn for_rows(&self, lengths: &[usize], counters: &Counters, work: &(dyn Fn(&Exec<'_>, usize, &[usize]) + Sync)) {
-        let alone = Exec { level: self.level, team: None, counters };
+        let alone = Exec::on_cpu(self.level, None, counters);
         match plan(lengths, self.threads()) {
             Plan::Chunks(chunks) if chunks.len() == 1 => work(&alone, 0, &chunks[0]),
             Plan::Chunks(chunks) => {
@@ -58,42 +58,9 @@ impl Cpu {
             Plan::Together => {
                 let rows: Vec<usize> = (0..lengths.len()).collect();
                 let team = self.threads().min(MAX_TEAM);
-                self.pool.kept_awake(team, || work(&Exec { team: Some((&self.pool, team)), ..alone }, 0, &rows));
+                self.pool
+                    .kept_awake(team, || work(&Exec::on_cpu(self.level, Some((&self.pool, team)), counters), 0, &rows));
             }
-        }
-    }
-}
-
-/// What a layer computes with: instruction set, threads to share an operation with, and counters.
-#[derive(Clone, Copy)]
-pub struct Exec<'a> {
-    level: Level,
-    team: Option<(&'a ThreadPool, usize)>,
-    counters: &'a Counters,
-}
-
-impl Exec<'_> {
-    pub fn level(&self) -> Level {
-        self.level
-    }
-
-    pub fn counters(&self) -> &Counters {
-        self.counters
-    }
-
-    /// Runs `work` and adds its duration to `op`.
-    pub fn time<T>(&self, op: Op, work: impl FnOnce() -> T) -> T {
-        self.counters.time(op, work)
-    }
-
-    /// Covers `0..units` with disjoint ranges, one call of `work` each, at the same time if this is shared work.
-    pub fn split(&self, units: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
-        match self.team {
-            Some((pool, team)) if units > 1 => {
-                let parts = team.min(units);
-                pool.run(parts, &|part| work(units * part / parts..units * (part + 1) / parts));
-            }
-            _ => work(0..units),
         }
     }
 }

@@ -41,10 +41,14 @@ impl Precision {
     }
 
     /// Least cosine between an answer and the reference's in `f32` that counts as the same answer.
+    ///
+    /// `bf16` has 8 bits of mantissa. PyTorch 2.15 in `bf16` falls to 0.9996 against its own `f32` on rows of one to eight random
+    /// tokens (12 of 160 with a tiny BERT, 10 of 160 with MiniLM are below 0.9999), so a closer bound would fail devices that are right.
     pub const fn least_cosine(self) -> f64 {
         match self {
             Self::F32 => 0.99999,
-            Self::F16 | Self::Bf16 => 0.9999,
+            Self::F16 => 0.9999,
+            Self::Bf16 => 0.9995,
         }
     }
 }

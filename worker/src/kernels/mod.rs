@@ -3,3 +3,4 @@
 //! Kernels know nothing of models, tensors or batches; [`crate::layers`] wraps them in candle operations.
 
 pub mod cpu;
+pub mod cuda;

@@ -1,10 +1,13 @@
 //! From token vectors to one vector per sequence, as sentence-transformers' `Pooling` and `Normalize` modules do.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
+use super::PackedRows;
 use super::storage::{expect_shape, floats, floats_mut};
+use crate::device::Exec;
 pub use crate::kernels::cpu::norm::l2_normalize;
 use crate::kernels::cpu::pooling::{maximum, scaled_sum};
+use crate::kernels::cuda::run as cuda;
 
 /// How the token vectors of a sequence become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,19 +48,20 @@ impl Pooling {
 
 /// Pools. Not scaled to length 1: whether to is the request's choice, see [`l2_normalize`].
 ///
-/// * `hidden`: `[tokens, dim]`, `f32`
-/// * `offsets`: first token of each sequence, and the end of the last; no sequence is empty
+/// * `hidden`: `[tokens, dim]`, of the device's type
+/// * `rows`: which tokens belong together; no sequence is empty
 /// * `out`: `[rows, dim]`, `f32`
 ///
 /// # Errors
 /// If shapes do not belong together.
-pub fn pool(hidden: &Tensor, offsets: &[u32], pooling: Pooling, out: &Tensor) -> Result<()> {
-    expect_shape(out, &[offsets.len() - 1, hidden.dim(1)?], "the output of pooling")?;
-    out.inplace_op2(hidden, &Op { offsets, pooling, dim: hidden.dim(1)? })
+pub fn pool(exec: &Exec<'_>, hidden: &Tensor, rows: &PackedRows, pooling: Pooling, out: &Tensor) -> Result<()> {
+    expect_shape(out, &[rows.rows(), hidden.dim(1)?], "the output of pooling")?;
+    out.inplace_op2(hidden, &Op { exec, rows, pooling, dim: hidden.dim(1)? })
 }
 
 struct Op<'a> {
-    offsets: &'a [u32],
+    exec: &'a Exec<'a>,
+    rows: &'a PackedRows,
     pooling: Pooling,
     dim: usize,
 }
@@ -69,7 +73,7 @@ impl InplaceOp2 for Op<'_> {
 
     fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, hidden: &CpuStorage, layout: &Layout) -> Result<()> {
         let (hidden, out) = (floats(hidden, layout)?, floats_mut(out, out_layout)?);
-        for (bounds, row) in self.offsets.windows(2).zip(out.chunks_exact_mut(self.dim)) {
+        for (bounds, row) in self.rows.offsets.windows(2).zip(out.chunks_exact_mut(self.dim)) {
             let tokens = &hidden[bounds[0] as usize * self.dim..bounds[1] as usize * self.dim];
             let len = (bounds[1] - bounds[0]) as f32;
             match self.pooling {
@@ -82,17 +86,33 @@ impl InplaceOp2 for Op<'_> {
         }
         Ok(())
     }
+
+    fn cuda_fwd(
+        &self,
+        out: &mut CudaStorage,
+        out_layout: &Layout,
+        hidden: &CudaStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let Some(rows) = &self.rows.on_device else { bail!("the boundaries of this batch are not on the GPU") };
+        cuda::pool(self.exec, (out, out_layout), (hidden, layout), rows, self.pooling, self.dim)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use crate::device::{Counters, Device};
+    use crate::models::TokenBatch;
+    use candle_core::{DType, Device as CandleDevice};
 
     #[test]
     fn each_mode_sees_its_own_sequence_only() {
         let hidden =
-            Tensor::new(&[[1f32, -2.0], [3.0, 4.0], [9.0, 9.0], [5.0, 0.0], [1.0, 7.0]], &Device::Cpu).unwrap();
+            Tensor::new(&[[1f32, -2.0], [3.0, 4.0], [9.0, 9.0], [5.0, 0.0], [1.0, 7.0]], &CandleDevice::Cpu).unwrap();
+        let device = Device::cpu(Some(1)).unwrap();
+        let batch = TokenBatch::from_rows([vec![0; 2], vec![0; 3]]);
+        let rows = PackedRows::gather(&batch, &[0, 1], &CandleDevice::Cpu).unwrap();
         let root2 = 2f32.sqrt();
         let cases = [
             (Pooling::Cls, [1.0, -2.0]),
@@ -102,8 +122,8 @@ mod tests {
             (Pooling::LastToken, [3.0, 4.0]),
         ];
         for (pooling, expected) in cases {
-            let out = Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap();
-            pool(&hidden, &[0, 2, 5], pooling, &out).unwrap();
+            let out = Tensor::zeros((2, 2), DType::F32, &CandleDevice::Cpu).unwrap();
+            device.with_exec(&Counters::default(), |exec| pool(exec, &hidden, &rows, pooling, &out)).unwrap();
             let rows = out.to_vec2::<f32>().unwrap();
             assert!(rows[0].iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{pooling:?} {rows:?}");
             assert_eq!(Pooling::parse(pooling.as_str()), Some(pooling));

@@ -116,6 +116,12 @@ impl Embeddings {
         Self { data: vec![0.0; rows * dim], dim }
     }
 
+    /// A copy of `[rows * dim]` numbers. `dim` must not be 0.
+    pub fn from_slice(data: &[f32], dim: usize) -> Self {
+        debug_assert!(dim > 0 && data.len().is_multiple_of(dim), "whole rows");
+        Self { data: data.to_vec(), dim }
+    }
+
     pub fn rows(&self) -> usize {
         self.data.len() / self.dim
     }

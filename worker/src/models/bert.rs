@@ -3,7 +3,7 @@
 //! hidden = norm(words + positions + segment 0); then per layer, in place:
 //! hidden = norm(hidden + projection(attention(hidden))); hidden = norm(hidden + down(gelu(up(hidden)))).
 
-use candle_core::{Device as CandleDevice, Result, Tensor};
+use candle_core::{Result, Tensor};
 use serde::Deserialize;
 
 use super::ModelError;
@@ -84,7 +84,7 @@ fn on_device(error: candle_core::Error) -> ModelError {
 
 struct Bert {
     embedding: Embedding,
-    norm: LayerNorm,
+    device: Device,
     layers: Vec<Layer>,
     heads: usize,
     hidden: usize,
@@ -118,7 +118,8 @@ impl Bert {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let norm = |name: &str| -> std::result::Result<LayerNorm, ModelError> {
             let weight = weights.get(&format!("{name}.weight"), &[hidden])?;
-            Ok(LayerNorm::new(weight, weights.get(&format!("{name}.bias"), &[hidden])?, config.layer_norm_eps))
+            let bias = weights.get(&format!("{name}.bias"), &[hidden])?;
+            LayerNorm::new(&weight, &bias, config.layer_norm_eps, device).map_err(on_device)
         };
         let linear = |names: &[String], inputs: usize, outputs: usize| -> std::result::Result<Linear, ModelError> {
             let get = |suffix: &str, shape: &[usize]| {
@@ -150,8 +151,8 @@ impl Bert {
         let positions =
             segments.narrow(0, 0, 1).and_then(|first| positions.broadcast_add(&first)).map_err(on_device)?;
         Ok(Self {
-            embedding: Embedding::new(words, positions),
-            norm: norm("embeddings.LayerNorm")?,
+            embedding: Embedding::new(&words, &positions, norm("embeddings.LayerNorm")?, device).map_err(on_device)?,
+            device: device.clone(),
             layers,
             heads: config.num_attention_heads,
             hidden,
@@ -164,7 +165,7 @@ impl Forward for Bert {
     type Workspace = Workspace;
 
     fn workspace(&self) -> Result<Workspace> {
-        let buffer = |width| Buffer::new(width, &CandleDevice::Cpu);
+        let buffer = |width| Buffer::new(width, &self.device);
         Ok(Workspace {
             hidden: buffer(self.hidden)?,
             qkv: buffer(3 * self.hidden)?,
@@ -177,13 +178,12 @@ impl Forward for Bert {
         let tokens = rows.tokens();
         let (hidden, qkv) = (workspace.hidden.rows(tokens)?, workspace.qkv.rows(tokens)?);
         let (context, inner) = (workspace.context.rows(tokens)?, workspace.inner.rows(tokens)?);
-        exec.time(Op::Embedding, || self.embedding.forward(rows, &hidden))?;
-        exec.time(Op::Norm, || self.norm.forward(exec, &hidden))?;
+        exec.time(Op::Embedding, || self.embedding.forward(exec, rows, &hidden))?;
         let head_dim = self.hidden / self.heads;
         for layer in &self.layers {
             exec.counters().add_token_rows(tokens);
             exec.time(Op::Qkv, || layer.qkv.forward(exec, &hidden, &qkv, Finish::Store))?;
-            exec.time(Op::Attention, || attention(exec, &qkv, &rows.offsets, self.heads, head_dim, &context))?;
+            exec.time(Op::Attention, || attention(exec, &qkv, rows, self.heads, head_dim, &context))?;
             exec.time(Op::Projection, || layer.projection.forward(exec, &context, &hidden, Finish::Add))?;
             exec.time(Op::Norm, || layer.attention_norm.forward(exec, &hidden))?;
             exec.time(Op::Up, || layer.up.forward(exec, &hidden, &inner, Finish::Gelu))?;

@@ -39,6 +39,8 @@ pub enum ModelError {
     Hub { id: String, reason: String },
     #[error("the device cannot hold the model: {0}")]
     Device(String),
+    #[error(transparent)]
+    NoDevice(#[from] crate::device::DeviceError),
 }
 
 /// A batch that produced no answer. The driver decides whether to split, retry or fail its jobs.

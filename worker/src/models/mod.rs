@@ -94,6 +94,16 @@ pub trait Encoder: Send {
         1
     }
 
+    /// Finds out how many tokens of one batch the device has memory for, at most `wanted`, by running such batches. `longest` is the
+    /// model's longest input. Called once, before the first batch.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] if not even one input of that length fits.
+    fn fit(&mut self, wanted: usize, longest: usize) -> Result<usize, EngineError> {
+        let _ = longest;
+        Ok(wanted)
+    }
+
     /// True if encoding costs next to nothing, so that handing work to another thread would cost more than doing it.
     fn runs_inline(&self) -> bool;
 
@@ -155,7 +165,7 @@ fn load_folder(
     let built = architecture::build(folder, weights, device)?;
     let max_tokens = folder.max_tokens(built.max_positions);
     let tokenizer = HubTokenizer::open(&folder.file("tokenizer.json")?, max_tokens, built.vocab_size)?;
-    let (dtype, pooling, normalize) = ("f32", folder.pooling, folder.normalize);
+    let (dtype, pooling, normalize) = (device.precision().as_str(), folder.pooling, folder.normalize);
     let info = ModelInfo {
         name: name.to_owned(),
         token: model::token(name, &weights_digest, dtype, pooling.as_str(), normalize),

@@ -1,14 +1,17 @@
 //! An encoder out of a forward pass over packed rows: everything that architectures share.
 //!
-//! Splits a batch over the device's threads, keeps each thread's activations, and puts answers back in the order of the batch.
+//! On a CPU it splits a batch over the threads, keeps each thread's activations, and puts answers back in the order of the batch.
+//! On a GPU a batch stays whole: it is queued on the device's stream, and waited for by whoever wants the answers.
 
 use std::sync::Arc;
 
 use candle_core::{Device as CandleDevice, Result, Tensor};
 use parking_lot::Mutex;
 
-use super::{Embeddings, Encoder, EngineError, Pooling, TokenBatch};
-use crate::device::{Counters, Device, Exec, Op};
+use super::{Embeddings, Encoder, EngineError, Flight, Pooling, TokenBatch};
+use crate::device::budget::Measured;
+use crate::device::cuda::staging::{self, Staging};
+use crate::device::{Counters, Cuda, Device, Exec, Op, engine_error};
 use crate::layers::pooling::pool;
 use crate::layers::{Buffer, PackedRows};
 
@@ -47,8 +50,10 @@ pub struct RaggedEncoder<F: Forward> {
     head: Head,
     device: Device,
     counters: Arc<Counters>,
-    /// By part of the device; uncontended, because a part runs one call at a time.
+    /// By part of the device; uncontended, because a part runs one call at a time. A GPU has one part.
     slots: Vec<Mutex<Slot<F::Workspace>>>,
+    /// Of a GPU.
+    staging: Option<Staging>,
 }
 
 struct Slot<W> {
@@ -60,13 +65,36 @@ impl<F: Forward> RaggedEncoder<F> {
     /// # Errors
     /// If candle cannot allocate.
     pub fn new(model: F, head: Head, device: Device) -> Result<Self> {
-        let Device::Cpu(cpu) = &device;
         let slot = || -> Result<_> {
-            let pooled = Buffer::new(model.dimensions(), &CandleDevice::Cpu)?;
+            let pooled = Buffer::new(model.dimensions(), &device)?;
             Ok(Mutex::new(Slot { workspace: model.workspace()?, pooled }))
         };
-        let slots = (0..cpu.threads()).map(|_| slot()).collect::<Result<_>>()?;
-        Ok(Self { model, head, device, counters: Arc::default(), slots })
+        let (parts, staging) = match &device {
+            Device::Cpu(cpu) => (cpu.threads(), None),
+            Device::Cuda(cuda) => (1, Some(Staging::new(cuda, model.dimensions())?)),
+        };
+        let slots = (0..parts).map(|_| slot()).collect::<Result<_>>()?;
+        Ok(Self { model, head, device, counters: Arc::default(), slots, staging })
+    }
+
+    /// Queues a batch on a GPU.
+    fn send(&self, cuda: &Cuda, batch: &TokenBatch) -> std::result::Result<staging::Landing, EngineError> {
+        batch.validate(self.head.vocab_size, self.head.max_positions)?;
+        let Some(staging) = &self.staging else {
+            return Err(EngineError::Compute("this model has no way to its GPU".to_owned()));
+        };
+        let exec = cuda.exec(&self.counters);
+        staging.send(batch, |rows, pooled| {
+            let mut slot = self.slots[0].lock();
+            let hidden = self.model.forward(&exec, rows, &mut slot.workspace)?;
+            exec.time(Op::Pooling, || pool(&exec, &hidden, rows, self.head.pooling, pooled))
+        })
+    }
+
+    /// Runs `rows` rows of `length` tokens, blocking.
+    fn probe(&mut self, rows: usize, length: usize) -> std::result::Result<(), EngineError> {
+        let ids = vec![0; length];
+        self.encode(&TokenBatch::from_rows((0..rows).map(|_| &ids))).map(drop)
     }
 
     /// Computes some rows of a batch and writes them where they belong.
@@ -84,7 +112,7 @@ impl<F: Forward> RaggedEncoder<F> {
         let hidden = self.model.forward(exec, &packed, workspace)?;
         let pooled = pooled.rows(rows.len())?;
         exec.time(Op::Pooling, || {
-            pool(&hidden, &packed.offsets, self.head.pooling, &pooled)?;
+            pool(exec, &hidden, &packed, self.head.pooling, &pooled)?;
             let vectors = pooled.flatten_all()?.to_vec1::<f32>()?;
             let mut out = out.lock();
             for (row, vector) in rows.iter().zip(vectors.chunks_exact(self.model.dimensions())) {
@@ -97,19 +125,59 @@ impl<F: Forward> RaggedEncoder<F> {
 
 impl<F: Forward> Encoder for RaggedEncoder<F> {
     fn encode(&mut self, batch: &TokenBatch) -> std::result::Result<Embeddings, EngineError> {
+        let cpu = match &self.device {
+            Device::Cpu(cpu) => cpu,
+            Device::Cuda(_) => return self.submit(batch)?.wait(),
+        };
         batch.validate(self.head.vocab_size, self.head.max_positions)?;
         let lengths: Vec<usize> = batch.iter().map(<[u32]>::len).collect();
         let out = Mutex::new(Embeddings::zeros(batch.rows(), self.model.dimensions()));
         let failure = Mutex::new(None);
-        let Device::Cpu(cpu) = &self.device;
         cpu.for_rows(&lengths, &self.counters, &|exec, part, rows| {
             if let Err(error) = self.rows(exec, part, batch, rows, &out) {
                 *failure.lock() = Some(error);
             }
         });
         match failure.into_inner() {
-            Some(error) => Err(error.into()),
+            Some(error) => Err(engine_error(error, batch.tokens())),
             None => Ok(out.into_inner()),
+        }
+    }
+
+    fn submit(&mut self, batch: &TokenBatch) -> std::result::Result<Flight, EngineError> {
+        match &self.device {
+            Device::Cpu(_) => self.encode(batch).map(Flight::Landed),
+            // Nothing to queue, and no grid of nothing.
+            Device::Cuda(_) if batch.is_empty() => Ok(Flight::Landed(Embeddings::zeros(0, self.model.dimensions()))),
+            Device::Cuda(cuda) => Ok(Flight::Pending(Box::new(self.send(cuda, batch)?))),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        if self.staging.is_some() { staging::DEPTH } else { 1 }
+    }
+
+    fn fit(&mut self, wanted: usize, longest: usize) -> std::result::Result<usize, EngineError> {
+        let Device::Cuda(cuda) = self.device.clone() else { return Ok(wanted) };
+        let read = |cuda: &Cuda| cuda.memory().map_err(|error| engine_error(error, 0));
+        let weights_bytes = read(&cuda)?.used_bytes;
+        cuda.forget_peak().map_err(|error| engine_error(error, 0))?;
+        self.probe(1, longest)?;
+        let memory = read(&cuda)?;
+        let (peak_bytes, capacity_bytes) = (memory.peak_bytes, memory.capacity_bytes);
+        let measured = Measured { capacity_bytes, weights_bytes, peak_bytes, tokens: longest };
+        let out_of_memory = EngineError::OutOfMemory { tokens: longest };
+        let mut fitting = measured.fitting_tokens(wanted, longest).ok_or_else(|| out_of_memory.clone())?;
+        // What was calculated is also tried: from then on nothing is allocated for a batch.
+        loop {
+            match self.probe((fitting / longest).max(1), longest) {
+                Ok(()) => return Ok(fitting),
+                Err(EngineError::OutOfMemory { .. }) if fitting / 2 >= longest => {
+                    fitting /= 2;
+                    cuda.trim().map_err(|error| engine_error(error, fitting))?;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
