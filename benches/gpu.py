@@ -48,7 +48,8 @@ def settings():
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda:0", help="as `forebay worker --device`")
-    parser.add_argument("--dtype", help="f32, f16 or bf16, for everything but the self-test, which tries all [default: bf16; f32 on the CPU]")
+    parser.add_argument("--dtype", help="f32, f16 or bf16, for what is measured [default: bf16; f32 on the CPU]")
+    parser.add_argument("--self-test-dtype", default="all", help="f32, f16, bf16 or all; what is measured is tested once more before, whatever this says")
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/models/all-MiniLM-L6-v2", help="folder of all-MiniLM-L6-v2 or another model")
     parser.add_argument("--bin", type=Path, default=ROOT / "target/release/forebay", help="the binary")
     parser.add_argument("--results", type=Path, help="folder for the report [default: target/bench-gpu/DATE]")
@@ -101,7 +102,7 @@ def output(command):
 
 def measure(options, found):
     progress("self-test")
-    dtype = ["--dtype", "all"]
+    dtype = ["--dtype", options.self_test_dtype]
     tested = ask(options, found, ["self-test", "--device", options.device, *dtype, "--model", str(options.model), *(["--batches", "20"] if options.quick else [])])
     found["self_test"] = tested
     if not tested or tested["passed"] != tested["of"] or tested["of"] == 0:

@@ -31,7 +31,7 @@ def main():
         return
     dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
     where = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "cpu"
-    found = {"torch": torch.__version__, "device": where, "dtype": options.dtype}
+    found = {"torch": torch.__version__, "device": where, "dtype": options.dtype, "threads": torch.get_num_threads()}
     found["encoder"] = attempt(lambda: encoder(torch, options, dtype))
     found["end_to_end"] = attempt(lambda: end_to_end(torch, options, dtype))
     print(json.dumps(found))
@@ -53,7 +53,8 @@ def encoder(torch, options, dtype):
     from transformers import BertModel
 
     kind = {"torch_dtype": dtype, "attn_implementation": "sdpa", "add_pooling_layer": False}
-    model = BertModel.from_pretrained(options.random, **kind).to(options.device).eval()
+    # Moved to the type once more: versions that do not know the argument load what the file holds, and say nothing.
+    model = BertModel.from_pretrained(options.random, **kind).to(options.device, dtype).eval()
     wait, cells = waiter(torch, options.device), []
     with torch.inference_mode():
         for length in options.lengths:
