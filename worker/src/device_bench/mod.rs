@@ -1,7 +1,7 @@
 //! How fast a device runs a model without queue, HTTP or batching policy: `forebay device-bench`.
 //!
 //! A device that computes wrongly is fast at nothing: [`run`] tests it first, in the same process, and no figure exists
-//! without that. Each figure stands beside what its bytes and multiplications must take at least ([`cost`]).
+//! without that. Each figure stands beside what its bytes and multiplications must take at least (`cost`).
 
 mod cost;
 mod measure;

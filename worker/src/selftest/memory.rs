@@ -38,15 +38,21 @@ fn try_case(name: &str, folder: &Path, device: &Device, batches: usize, random: 
         Some(bytes) => format!("{what} +{:.1} MiB", bytes as f64 / (1 << 20) as f64),
         None => format!("{what} not told"),
     };
-    let holds = host.unwrap_or(0) <= HOST_GROWTH_BYTES && on_device.unwrap_or(0) == 0;
-    let verdict = if host.is_none() && on_device.is_none() { Verdict::Noted } else { Verdict::of(holds) };
     Ok(Case {
         shapes: format!("{batches} batches of up to {} tokens", largest.tokens()),
         limit: format!("device +0, process +{} MiB", HOST_GROWTH_BYTES >> 20),
-        verdict,
+        verdict: judge(host, on_device),
         detail: format!("{}, {}", said("process", host), said("device", on_device)),
         ..Case::failed(name, rig::precision(device).as_str(), "")
     })
+}
+
+/// What growth of the process and of the device, as far as they are known, says.
+fn judge(host: Option<u64>, on_device: Option<u64>) -> Verdict {
+    match (host, on_device) {
+        (None, None) => Verdict::Noted,
+        _ => Verdict::of(host.unwrap_or(0) <= HOST_GROWTH_BYTES && on_device.unwrap_or(0) == 0),
+    }
 }
 
 /// Encodes batches of any number of tokens up to the largest, in rows of any length.
@@ -75,4 +81,20 @@ fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_may_not_grow_at_all_and_the_process_a_little() {
+        assert_eq!(judge(Some(HOST_GROWTH_BYTES), Some(0)), Verdict::Passed);
+        assert_eq!(judge(Some(HOST_GROWTH_BYTES + 1), None), Verdict::Missed);
+        assert_eq!(judge(Some(0), Some(1)), Verdict::Missed);
+        assert_eq!(judge(None, None), Verdict::Noted);
+        if cfg!(target_os = "linux") {
+            assert!(resident_bytes().unwrap() > 1 << 20);
+        }
+    }
 }

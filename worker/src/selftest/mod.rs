@@ -1,8 +1,8 @@
 //! A device proves that it computes what it should, before it is trusted with traffic: `forebay self-test`.
 //!
-//! Needs nothing but the binary: a small model with its references is inside ([`fixtures`]). In this order: every kernel by
-//! itself ([`kernels`]), whole models in every kind of batch ([`mixes`]), memory over many batches ([`memory`]). A GPU is held
-//! against the CPU of the same binary, the CPU against the definitions in double precision ([`plain`]) and the references of
+//! Needs nothing but the binary: a small model with its references is inside (`fixtures`). In this order: every kernel by
+//! itself (`kernels`), whole models in every kind of batch (`mixes`), memory over many batches (`memory`). A GPU is held
+//! against the CPU of the same binary, the CPU against the definitions in double precision (`plain`) and the references of
 //! another implementation, so that neither can be wrong alone. Speed is no matter here: see [`crate::device_bench`].
 
 mod compare;

@@ -211,3 +211,26 @@ impl Canvas {
         Ok(Output { numbers, intact: tail.iter().all(|x| *x == TAIL) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::compare::Agreement;
+    use super::*;
+
+    #[test]
+    fn what_a_layer_leaves_out_or_overruns_shows() {
+        let rig = Rig::new(Device::cpu(Some(1)).unwrap());
+        let untouched = rig.blank(2, 3, DType::F32).unwrap().read().unwrap();
+        assert!(untouched.intact);
+        assert!(Agreement::of_rows(&untouched.numbers, &[0.0; 6], 3).cosine < 0.0, "what was not written is NaN");
+        for (rows, intact) in [(2, true), (3, false)] {
+            let canvas = rig.blank(2, 3, DType::F32).unwrap();
+            let written = Tensor::zeros((rows, 3), DType::F32, &CandleDevice::Cpu).unwrap();
+            canvas.whole.slice_set(&written, 0, 0).unwrap();
+            let output = canvas.read().unwrap();
+            assert_eq!((output.intact, output.numbers), (intact, vec![0.0; 6]), "{rows} rows");
+        }
+        let input = rig.input(&[1.0, 2.0], 2).unwrap();
+        assert_eq!(input.to_vec2::<f32>().unwrap(), [[1.0, 2.0]], "the NaN after it is no part of it");
+    }
+}
