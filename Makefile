@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics clean distclean
+.PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics bench-gpu clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring alert-test load
 
 help: ## this text
@@ -150,6 +150,11 @@ bench-overload: bench-setup ## answers within their deadline against offered loa
 
 bench-batch: bench-setup ## a batch of BATCH_LINES (100000) lines, and the time lost to each kill
 	@$(if $(filter-out 0,$(QUICK)),BATCH_LINES=$${BATCH_LINES:-20000} )FOREBAY_BIN=$(CURDIR)/$(BIN) cargo test --locked --workspace --test batches -- --ignored --nocapture bench_
+
+# Not part of `make bench`: it needs no setup, and a machine with a GPU often has neither Rust nor a network.
+DEVICE ?= cuda:0
+bench-gpu: ## a device from its self-test to the whole system: make bench-gpu DEVICE=cuda:0 MODEL=… BIN=…; QUICK=1 for a smoke run
+	@$(PYTHON) benches/gpu.py --device $(DEVICE) --model $(MODEL) --bin $(BIN) $(if $(filter-out 0,$(QUICK)),--quick) $(BENCH_ARGS)
 
 clean: ## remove what was built
 	@cargo clean

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "benches"
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import forebay_up  # noqa: E402, F401
 from forebay_up import ForebayUp, cpu_seconds, free_ports, get  # noqa: E402, F401
 
 QUICK = os.environ.get("QUICK", "") not in ("", "0")

@@ -7,6 +7,8 @@ use forebay_aggregator::AggregatorArgs;
 use forebay_api::ApiArgs;
 use forebay_shared::settings::{BrokerArgs, ProcessArgs};
 use forebay_worker::WorkerArgs;
+use forebay_worker::device_bench::DeviceBenchArgs;
+use forebay_worker::selftest::SelfTestArgs;
 
 use crate::api_key::ApiKeyArgs;
 use crate::dead::DeadArgs;
@@ -15,6 +17,7 @@ use crate::erase::EraseArgs;
 use crate::keys::KeysArgs;
 use crate::migrate::MigrateArgs;
 use crate::reference::ReferenceArgs;
+use crate::self_test::Reported;
 use crate::up::UpArgs;
 
 /// Serves models behind a durable queue.
@@ -64,6 +67,12 @@ pub enum Command {
     ApiKey(ApiKeyArgs),
     /// Check this machine and the broker: one line per finding, with the remedy.
     Doctor(DoctorArgs),
+    /// Prove that a device computes what it should: kernels, models in every kind of batch, memory.
+    ///
+    /// Needs no broker, no network and no model: a small one is inside. Fails if anything is not as it should be.
+    SelfTest(Reported<SelfTestArgs>),
+    /// Measure how fast a device runs a model, without queue and HTTP; tests it first, and says nothing if it fails.
+    DeviceBench(Reported<DeviceBenchArgs>),
     /// Make the keys with which the roles show themselves to the broker, and its list of who may do what.
     Keys(KeysArgs),
     /// Bring streams and stores to what this version and these settings want: shows what would change, or changes it.

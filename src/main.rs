@@ -12,6 +12,7 @@ mod migrate;
 mod model;
 mod reference;
 mod role;
+mod self_test;
 mod signals;
 mod up;
 
@@ -43,6 +44,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Erase(args) => erase::run(args),
         Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::SelfTest(args) => self_test::test(&args),
+        Command::DeviceBench(args) => self_test::bench(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Migrate(args) => migrate::run(args),
         Command::Reference(args) => reference::run(&args),
