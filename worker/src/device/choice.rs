@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::list::short;
+
 /// `--device`: `cpu`, `auto`, `cuda:0`, or the uuid of a GPU or of a slice of one (MIG) as `nvidia-smi -L` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
@@ -24,13 +26,24 @@ impl DeviceChoice {
             Self::Ordinal(_) | Self::Uuid(_) => "cuda",
         }
     }
+
+    /// The device in labels: `cpu`, or the beginning of a uuid such as `GPU-8932f937`, by which `nvidia-smi -L` and NVIDIA's
+    /// exporter know it too. A number only where no driver could be asked for the uuid.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Cpu | Self::Auto => "cpu".to_owned(),
+            Self::Ordinal(ordinal) => format!("cuda:{ordinal}"),
+            Self::Uuid(uuid) => short(uuid).to_owned(),
+        }
+    }
 }
 
 impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || format!("{text:?} names no device: use cpu, auto, cuda:0 or cuda:GPU-… as nvidia-smi -L prints it");
+        let unknown =
+            || format!("{text:?} names no device: use cpu, auto, cuda:0 or cuda:GPU-… as nvidia-smi -L prints it");
         match text {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),

@@ -6,8 +6,16 @@
 pub mod choice;
 pub mod counters;
 pub mod cpu;
+pub mod list;
+#[cfg(feature = "nvml")]
+pub mod nvml;
+#[cfg(not(feature = "nvml"))]
+#[path = "no_nvml.rs"]
+pub mod nvml;
 pub mod plan;
 pub mod precision;
+pub mod readings;
+pub mod settle;
 
 use std::sync::Arc;
 
