@@ -5,6 +5,7 @@ mod cli;
 mod dead;
 mod doctor;
 mod erase;
+mod gpu;
 mod host;
 mod http;
 mod keys;
@@ -37,7 +38,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => up::run(args),
         Command::Api(args) => role::run(Role::Api, args, forebay_api::run),
-        Command::Worker(args) => role::run(Role::Worker, args, forebay_worker::run),
+        Command::Worker(mut args) => {
+            gpu::settle(&mut args.role.device)?;
+            role::run(Role::Worker, args, forebay_worker::run)
+        }
         Command::Aggregator(args) => role::run(Role::Aggregator, args, forebay_aggregator::run),
         Command::Dead(args) => dead::run(args),
         Command::Erase(args) => erase::run(args),
