@@ -3,6 +3,7 @@
 //! Changes nothing. Fails only on what would keep `forebay up`, or a role with these settings, from working.
 
 mod broker;
+mod gpu;
 mod machine;
 
 use std::fmt;
@@ -107,12 +108,9 @@ async fn examine(args: &DoctorArgs) -> Vec<Finding> {
         machine::store(&args.store),
     ];
     findings.extend(models.iter().map(machine::model));
-    findings.extend([
-        machine::nats_server(args.nats_server.as_deref()),
-        machine::gpu(),
-        machine::cpu(),
-        machine::open_files(),
-    ]);
+    findings.push(machine::nats_server(args.nats_server.as_deref()));
+    findings.extend(gpu::examine());
+    findings.extend([machine::cpu(), machine::open_files()]);
     findings.extend(broker::examine(args.broker.as_deref(), args.access.clone()).await);
     findings
 }

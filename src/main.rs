@@ -5,6 +5,7 @@ mod cli;
 mod dead;
 mod doctor;
 mod erase;
+mod gpu;
 mod host;
 mod http;
 mod keys;
@@ -38,14 +39,23 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => up::run(args),
         Command::Api(args) => role::run(Role::Api, args, forebay_api::run),
-        Command::Worker(args) => role::run(Role::Worker, args, forebay_worker::run),
+        Command::Worker(mut args) => {
+            gpu::settle(&mut args.role.device)?;
+            role::run(Role::Worker, args, forebay_worker::run)
+        }
         Command::Aggregator(args) => role::run(Role::Aggregator, args, forebay_aggregator::run),
         Command::Dead(args) => dead::run(args),
         Command::Erase(args) => erase::run(args),
         Command::ApiKey(args) => api_key::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::SelfTest(args) => self_test::test(&args),
-        Command::DeviceBench(args) => self_test::bench(&args),
+        Command::SelfTest(mut args) => {
+            gpu::settle(&mut args.args.device)?;
+            self_test::test(&args)
+        }
+        Command::DeviceBench(mut args) => {
+            gpu::settle(&mut args.args.device)?;
+            self_test::bench(&args)
+        }
         Command::Keys(args) => keys::run(&args),
         Command::Migrate(args) => migrate::run(args),
         Command::Reference(args) => reference::run(&args),

@@ -10,7 +10,7 @@ use forebay_worker::selftest::{self, SelfTestArgs};
 #[derive(Args, Debug)]
 pub struct Reported<A: Args> {
     #[command(flatten)]
-    args: A,
+    pub args: A,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,

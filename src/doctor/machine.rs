@@ -92,15 +92,6 @@ pub(super) fn nats_server(named: Option<&Path>) -> Finding {
     }
 }
 
-/// Counts device files; neither the driver nor its libraries are asked.
-pub(super) fn gpu() -> Finding {
-    let devices = (0..64).filter(|i| Path::new(&format!("/dev/nvidia{i}")).exists()).count();
-    match devices {
-        0 => Finding::ok("gpu", "no NVIDIA device file in /dev; this build computes on the CPU anyway"),
-        n => Finding::ok("gpu", format!("{n} NVIDIA device file(s) in /dev, not used: this build computes on the CPU")),
-    }
-}
-
 pub(super) fn cpu() -> Finding {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags =

@@ -125,7 +125,10 @@ fn line(status: &Status) -> String {
         State::Waiting => "waits for the broker".to_owned(),
         State::Starting { doing: None, .. } => spec.starting.clone(),
         State::Starting { doing: Some(doing), .. } => format!("{}: {doing}", spec.starting),
-        State::Ready { pid } => format!("ready       {} (process {pid})", spec.addr),
+        State::Ready { pid } => {
+            let on = spec.gpu.as_ref().map(|gpu| format!(" on {gpu}")).unwrap_or_default();
+            format!("ready       {} (process {pid}){on}", spec.addr)
+        }
         State::Restarting { reason, after } if after.is_zero() => format!("ended, starts again: {reason}"),
         State::Restarting { reason, after } => {
             format!("ended, starts again in {}: {reason}", humantime::format_duration(*after))
@@ -155,6 +158,7 @@ mod tests {
             addr: ([127, 0, 0, 1], 9000).into(),
             monitor_addr: None,
             starting: "starting mini".to_owned(),
+            gpu: Some("GPU-8932f937".to_owned()),
         });
         let starting = |doing: &str| Status {
             spec: Arc::clone(&spec),
@@ -164,5 +168,7 @@ mod tests {
         assert_eq!(line(&early), "worker-1       starting mini: downloading 12 of 90 MB");
         assert_eq!(news(&early), news(&late));
         assert_ne!(news(&late), news(&starting("loading 90 MB")));
+        let ready = Status { spec: Arc::clone(&spec), state: State::Ready { pid: 7 } };
+        assert_eq!(line(&ready), "worker-1       ready       127.0.0.1:9000 (process 7) on GPU-8932f937");
     }
 }

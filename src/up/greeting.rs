@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::devices::Devices;
 use super::monitoring;
 use super::plan::{Addresses, Kind};
 use crate::host;
@@ -85,7 +86,7 @@ pub fn shortened(answer: &Value) -> String {
 }
 
 /// Where everything is, and three lines to paste.
-pub fn directions(addresses: Addresses, model: &str, store: &Path) -> String {
+pub fn directions(addresses: Addresses, model: &str, devices: &Devices, store: &Path) -> String {
     let (api, aggregator) = (host::reachable(addresses.api), host::reachable(addresses.aggregator));
     let body = json!({ "model": model, "input": ["one", "two"] });
     let mut text = String::new();
@@ -97,6 +98,9 @@ pub fn directions(addresses: Addresses, model: &str, store: &Path) -> String {
     line("fleet", format!("http://{aggregator}/v1/fleet"));
     for (what, value) in monitoring::directions(&addresses) {
         line(what, value);
+    }
+    for device in devices.gpus() {
+        line("device", device.described.clone());
     }
     line("store", store.display().to_string());
     let _infallible = write!(

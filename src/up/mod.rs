@@ -2,7 +2,8 @@
 //!
 //! check --> broker --> api, aggregator, workers --> ready --> first answer --> serve --signal--> ordered stop
 //!
-//! * `plan`: which processes, on which ports, with which flags. `preflight`: whether they can run. `store`: the folder.
+//! * `plan`: which processes, on which ports, with which flags. `devices`: who computes on what.
+//!   `preflight`: whether they can run. `store`: the folder.
 //! * `fleet`: all processes; `keeper`: one process, kept running by the rule of `restart`; `child`: one start of it.
 //! * `board`: what is seen meanwhile. `greeting`: the first request, and what to try next.
 //! * `monitoring`: Prometheus and Alertmanager, when asked for. `programs`: where the binaries of others are.
@@ -11,6 +12,7 @@
 
 mod board;
 mod child;
+mod devices;
 mod fleet;
 mod greeting;
 mod keeper;
@@ -31,11 +33,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use forebay_shared::settings::LogArgs;
+use forebay_worker::device::DeviceChoice;
 use serde_json::Value;
 
 use crate::model::Model;
 use crate::signals::Signals;
 use board::Board;
+use devices::Devices;
 use fleet::Fleet;
 use monitoring::MonitoringArgs;
 pub use nats::{find_server, server_version};
@@ -51,9 +55,19 @@ pub struct UpArgs {
     /// Name under which clients ask for the model, if there is one model [default: the folder's name or the hub id].
     #[arg(long, env = "FOREBAY_SERVED_NAME", value_name = "NAME")]
     served_name: Option<String>,
-    /// Workers per model.
-    #[arg(long, env = "FOREBAY_WORKERS", default_value = "1", value_name = "N")]
-    workers: NonZeroUsize,
+    /// Workers per model [default: one; on GPUs as many as make one per device].
+    #[arg(long, env = "FOREBAY_WORKERS", value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Devices to compute on: cpu, cuda:N, cuda:UUID (a GPU or a MIG slice of one, as `nvidia-smi -L` prints it), or auto: every GPU
+    /// that this build and this machine have, else the CPU. Workers are dealt to them in turn.
+    #[arg(
+        long = "device",
+        env = "FOREBAY_DEVICE",
+        default_value = "auto",
+        value_delimiter = ',',
+        value_name = "DEVICE"
+    )]
+    devices: Vec<DeviceChoice>,
     /// CPU threads of each worker [default: the cores, divided by all workers].
     #[arg(long, env = "FOREBAY_THREADS", value_name = "N")]
     threads_per_worker: Option<NonZeroUsize>,
@@ -124,9 +138,10 @@ pub fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 async fn up(args: UpArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let devices = Devices::find(&args.devices)?;
     let server = nats::find_server(args.nats_server.as_deref())?;
     let store = Store::open(&args.store)?;
-    let plan = Plan::new(&args, &server, &store)?;
+    let plan = Plan::new(&args, devices, &server, &store)?;
     preflight::check(&plan, &store)?;
     store.unlock(plan.key_fingerprint.as_deref())?;
     nats::write_config(&plan, &store)?;
@@ -139,8 +154,17 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
     for warning in preflight::exposure(&plan.addresses) {
         board.note(&warning);
     }
-    let serving =
-        Serving { args: &args, models: &plan.models, addresses: plan.addresses, fleet: &fleet, board: &board };
+    if let Some(note) = &plan.devices.note {
+        board.note(note);
+    }
+    let serving = Serving {
+        args: &args,
+        models: &plan.models,
+        devices: &plan.devices,
+        addresses: plan.addresses,
+        fleet: &fleet,
+        board: &board,
+    };
     let outcome = tokio::select! {
         outcome = serving.serve(start) => outcome,
         reason = fleet.failed() => Err(anyhow!(reason)),
@@ -164,6 +188,7 @@ async fn up(args: UpArgs) -> anyhow::Result<()> {
 struct Serving<'a> {
     args: &'a UpArgs,
     models: &'a [Model],
+    devices: &'a Devices,
     addresses: Addresses,
     fleet: &'a Fleet,
     board: &'a Board,
@@ -188,7 +213,12 @@ impl Serving<'_> {
         if self.args.once {
             return Ok(());
         }
-        self.board.print(&greeting::directions(self.addresses, &self.models[0].name, &self.fleet.store_dir()));
+        self.board.print(&greeting::directions(
+            self.addresses,
+            &self.models[0].name,
+            self.devices,
+            &self.fleet.store_dir(),
+        ));
         std::future::pending().await
     }
 

@@ -114,6 +114,7 @@ impl Monitoring {
                 addr,
                 monitor_addr: None,
                 starting: "starting".to_owned(),
+                gpu: None,
             }
         };
         let told = self.alertmanager_config.clone().unwrap_or_else(|| folder.join("alertmanager.yml"));

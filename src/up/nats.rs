@@ -95,12 +95,16 @@ fn config(plan: &Plan, store: &Path, disk_free_bytes: u64) -> anyhow::Result<Str
 
 #[cfg(test)]
 mod tests {
+    use forebay_worker::device::DeviceChoice;
+
     use super::*;
+    use crate::up::devices::Devices;
     use crate::up::plan::Addresses;
 
     fn plan(models: usize) -> Plan {
         let addr = |port: u16| ([127, 0, 0, 1], port).into();
         Plan {
+            devices: Devices::find(&[DeviceChoice::Cpu]).unwrap(),
             models: vec![crate::model::Model::parse("identity"); models],
             addresses: Addresses {
                 api: addr(8000),

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use forebay_shared::settings::LogFormat;
+use forebay_worker::device::settle::VISIBLE;
 
+use super::devices::Devices;
 use super::monitoring::Monitoring;
 use super::nats;
 use super::store::Store;
@@ -77,6 +79,8 @@ pub struct Spec {
     pub monitor_addr: Option<SocketAddr>,
     /// What the board says until the process is ready.
     pub starting: String,
+    /// The GPU that it computes on, for the board.
+    pub gpu: Option<String>,
 }
 
 impl Spec {
@@ -99,6 +103,7 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct Plan {
     pub models: Vec<Model>,
+    pub devices: Devices,
     pub addresses: Addresses,
     pub durability: UpDurability,
     /// Of the key with which the queue's files are encrypted.
@@ -108,7 +113,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(args: &UpArgs, server: &Path, store: &Store) -> anyhow::Result<Self> {
+    pub fn new(args: &UpArgs, devices: Devices, server: &Path, store: &Store) -> anyhow::Result<Self> {
         let mut models: Vec<Model> = match args.models.as_slice() {
             [] => vec![Model::demo()],
             given => given.iter().map(|source| Model::parse(source)).collect(),
@@ -129,7 +134,8 @@ impl Plan {
                 twice.name
             );
         }
-        let workers = models.len() * args.workers.get();
+        let dealt = devices.deal(models.len(), args.workers);
+        let workers: usize = dealt.iter().map(Vec::len).sum();
         let mut free =
             host::free_ports(workers + 6)?.into_iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let mut pick = |given: Option<SocketAddr>| match given {
@@ -156,17 +162,21 @@ impl Plan {
                 addr: nats,
                 monitor_addr: Some(nats_monitor),
                 starting: "starting".to_owned(),
+                gpu: None,
             },
             role.spec(Kind::Aggregator, 1, aggregator, &["--aggregator-addr", &aggregator.to_string()]),
             role.spec(Kind::Api, 1, api, &["--api-addr", &api.to_string()]),
         ];
-        for (i, model) in models.iter().flat_map(|model| std::iter::repeat_n(model, args.workers.get())).enumerate() {
+        let of_model = |(model, on): (_, Vec<_>)| on.into_iter().map(move |device| (model, device));
+        for (i, (model, device)) in models.iter().zip(dealt).flat_map(of_model).enumerate() {
             let addr = pick(None)?;
-            let (metrics, threads) = (addr.to_string(), threads.to_string());
+            let (metrics, threads, choice) = (addr.to_string(), threads.to_string(), device.choice.to_string());
             let model_flags = ["--model", &model.source, "--served-name", &model.name];
-            let flags = [&model_flags[..], &["--metrics-addr", &metrics, "--threads", &threads]].concat();
-            let mut spec = role.spec(Kind::Worker, i + 1, addr, &flags);
+            let flags = [&model_flags[..], &["--device", &choice, "--metrics-addr", &metrics, "--threads", &threads]];
+            let mut spec = role.spec(Kind::Worker, i + 1, addr, &flags.concat());
             spec.starting = format!("starting {}", model.name);
+            spec.env.extend(device.visible().map(|uuid| (VISIBLE, uuid.to_owned())));
+            spec.gpu = Some(device).filter(|device| device.is_gpu()).map(|device| device.choice.label());
             processes.push(spec);
         }
         processes.extend(monitoring.iter().flat_map(|monitoring| monitoring.specs(store)));
@@ -179,7 +189,7 @@ impl Plan {
             prometheus: monitoring.as_ref().map(|monitoring| monitoring.prometheus_addr),
             alertmanager: monitoring.as_ref().map(|monitoring| monitoring.alertmanager_addr),
         };
-        Ok(Self { models, addresses, durability: args.durability, key_fingerprint, monitoring, processes })
+        Ok(Self { models, devices, addresses, durability: args.durability, key_fingerprint, monitoring, processes })
     }
 }
 
@@ -240,6 +250,7 @@ impl RoleCommand {
             addr,
             monitor_addr: None,
             starting: "starting".to_owned(),
+            gpu: None,
         }
     }
 }
@@ -259,7 +270,8 @@ mod tests {
     fn plan(line: &str) -> anyhow::Result<Plan> {
         let dir = tempfile::tempdir().unwrap();
         let line = Line::parse_from(format!("up {line}").split_whitespace());
-        Plan::new(&line.up, Path::new("nats-server"), &Store::open(dir.path()).unwrap())
+        let devices = Devices::find(&line.up.devices)?;
+        Plan::new(&line.up, devices, Path::new("nats-server"), &Store::open(dir.path()).unwrap())
     }
 
     #[test]
@@ -291,6 +303,16 @@ mod tests {
         };
         assert_eq!(threads(&plan("--model identity --workers 200").unwrap()), "1");
         assert_eq!(threads(&plan("--model identity --threads-per-worker 3").unwrap()), "3");
+    }
+
+    #[test]
+    fn each_worker_is_told_its_device() {
+        let plan = plan("--model identity --workers 2 --device cpu").unwrap();
+        for worker in &plan.processes[3..] {
+            let at = worker.args.iter().position(|arg| arg == "--device").unwrap();
+            assert_eq!(worker.args[at + 1], "cpu");
+            assert!(worker.gpu.is_none() && worker.env.is_empty());
+        }
     }
 
     #[test]

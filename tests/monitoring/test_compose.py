@@ -122,6 +122,23 @@ def test_forebay_can_be_pulled_or_built(services):
         assert (ROOT / "deploy/docker/Dockerfile").samefile(Path(build["context"]) / build["dockerfile"])
 
 
+def test_the_image_for_gpus_can_be_built_too(services):
+    build = services["worker-gpu"]["build"]
+    assert (ROOT / "deploy/docker/Dockerfile.cuda").samefile(Path(build["context"]) / build["dockerfile"])
+    assert services["worker-gpu"]["image"] == services["worker"]["image"] + "-cuda"
+
+
+def test_a_gpu_worker_has_one_device_which_may_be_a_slice():
+    def device(env):
+        worker = config(env=env)["services"]["worker-gpu"]
+        (found,) = worker["deploy"]["resources"]["reservations"]["devices"]
+        assert found["driver"] == "nvidia" and found["capabilities"] == ["gpu"] and worker["environment"]["FOREBAY_DEVICE"] == "cuda:0"
+        return found["device_ids"]
+
+    slice_of_one = "MIG-0a55c3d1-7d0b-5d6c-9a3e-0d5c1f6b7a88"
+    assert device({}) == ["0"] and device({"FOREBAY_GPU": slice_of_one}) == [slice_of_one]
+
+
 def test_containers_are_read_only_and_without_rights(every_service):
     for name, service in every_service.items():
         assert service.get("read_only") is True, name

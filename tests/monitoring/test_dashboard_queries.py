@@ -12,6 +12,10 @@ from dashboards import filled, is_prometheus, load_all, panels, variables
 SILENT = {
     'kind="file_limit"': "the broker that `forebay up` starts has no limit of its own",
     "DCGM_": "no GPU, and no exporter of NVIDIA's figures",
+    "device_utilization_ratio": "no GPU",
+    "device_memory_busy_ratio": "no GPU",
+    "device_temperature_celsius": "no GPU",
+    "device_power_watts": "no GPU",
     "node_": "no node_exporter",
     "forebay:pod:": "no cAdvisor, and no kubelet",
     "gnatsd_": "no exporter of nats-server's own figures",

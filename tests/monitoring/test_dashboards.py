@@ -87,6 +87,8 @@ LIMITS = [
         ["Pod memory usage", "Memory by process", "Memory by container"],
     ),
     ((RESOURCES["cpu_millicores"]["above"] / 1000,), ["Pod CPU usage", "CPU by process", "CPU by container"]),
+    ((RESOURCES["device_memory"]["above"],), ["Device memory in use"]),
+    ((RESOURCES["device_temperature"]["above"],), ["Temperature"]),
     ((RESOURCES["disk_free_critical"]["below"], RESOURCES["disk_free"]["below"]), ["Free disk space"]),
     # Something is there, or it is not: these alerts have no limit.
     ((1,), ["Firing alerts", "Processes down", "Workers ready", "Broker answers"]),

@@ -80,6 +80,18 @@ def test_the_image_is_pinned_and_runs_as_nobody():
     assert f"FROM rust:{rust}." in dockerfile
 
 
+def test_the_image_for_gpus_is_built_alike_and_holds_what_the_binary_opens():
+    dockerfile, other = read("deploy/docker/Dockerfile.cuda"), read("deploy/docker/Dockerfile")
+    images = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert images[0] in re.findall(r"^FROM (\S+)", other, re.MULTILINE) and re.fullmatch(r"debian:\d+\.\d+-slim", images[-1])
+    assert re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)[-1] == "65532:65532"
+    assert set(re.findall(r"lib\w+(?:-builtins)?\.so\.\d+(?:\.\d)?", dockerfile)) == {
+        "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libnvrtc.so.13", "libnvrtc-builtins.so.13.0",
+    }  # fmt: skip
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in dockerfile and "LD_LIBRARY_PATH=/usr/local/lib/forebay-cuda" in dockerfile
+    assert {"Makefile", "scripts"} <= {line[1:] for line in read(".dockerignore").splitlines()}
+
+
 def test_volumes_find_a_folder_of_their_user_in_the_image():
     """An empty volume takes the owner of the folder that it covers, if the image has one."""
     owned = re.search(r"install -d -o forebay[^&]*", read("deploy/docker/Dockerfile")).group(0)

@@ -174,6 +174,16 @@ def test_several_models_are_several_sets_of_workers(chart):
     assert len(set(selectors)) == 3
 
 
+def test_a_worker_may_ask_for_a_slice_of_a_gpu(chart):
+    values = ("workers.worker.device=gpu", "workers.worker.gpuResource=nvidia.com/mig-1g.10gb", "workers.worker.runtimeClassName=nvidia")
+    spec = dict(workloads(rendered(chart, values=values)))["forebay-worker"]
+    limits = spec["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/mig-1g.10gb"] == 1 and "nvidia.com/gpu" not in limits
+    assert spec["runtimeClassName"] == "nvidia"
+    on_cpus = dict(workloads(rendered(chart, values=values[1:])))["forebay-worker"]
+    assert "runtimeClassName" not in on_cpus and set(on_cpus["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
+
+
 def test_nats_server_takes_the_charts_configuration(chart, tmp_path):
     server = ROOT / ".cache/bin/nats-server"
     if not server.exists():

@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 use crate::announce::{self, Announcer};
 use crate::cancelled::Cancellations;
 use crate::delivery::Deliveries;
-use crate::device::Device;
-use crate::device::cpu::memory::MemorySampler;
+use crate::device::readings::DeviceSampler;
+use crate::device::{Device, DeviceChoice};
 use crate::driver::Driver;
 use crate::fence::Fence;
 use crate::gauge::{Pulse, Waiting};
@@ -57,9 +57,9 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     let boot = BootId::random();
     let name = process.name(Role::Worker);
     let metrics = WorkerMetrics::new();
-    let device = args.device.kind();
+    let label = args.device.label();
     if let Some(price) = args.device_price {
-        metrics.device_price_per_hour.with(&(Fact::new(device),)).set(price);
+        metrics.device_price_per_hour.with(&(Fact::new(&label),)).set(price);
     }
     let health = Health::new();
     let (listener, addr) = pages::bind(args.metrics_addr).await?;
@@ -75,10 +75,11 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
 
     let pull = broker::connect(&broker, boot, name.as_str(), broker::PULL).await?;
     let replies = broker::connect(&broker, boot, name.as_str(), "replies").await?;
-    let reporter = start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock, device);
+    let reporter =
+        start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock, &args.device);
 
-    let (loaded, device) = match load(&args, &metrics, &health).await {
-        Ok(loaded) => loaded,
+    let loaded = match load(&args, &metrics, &health).await {
+        Ok((loaded, _)) => loaded,
         Err(error) => {
             // With the last report goes the count of the failure.
             reporter.goodbye().await;
@@ -87,8 +88,7 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
     };
     health.set(Phase::Announcing);
     let record = announce::record(&loaded.info);
-    let device = device.kind().to_owned();
-    reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device }]);
+    reporter.set_served(vec![Served { model: record.name.clone(), token: record.token.clone(), device: label }]);
     stores.jobs(&record.token).await?;
     if broker.stores.durability == Durability::Memory {
         tokio::spawn(keep_queue(control.clone(), stores.clone(), record.token.clone()));
@@ -140,16 +140,16 @@ fn start_reporter(
     addr: std::net::SocketAddr,
     metrics: &WorkerMetrics,
     clock: &BrokerClock,
-    device: &str,
+    device: &DeviceChoice,
 ) -> Reporter {
     let address = process.advertised(addr);
     let identity = Identity { role: Role::Worker, process: name.clone(), boot, address: Some(address) };
     let (mut host, sampled, offset) = (HostSampler::default(), metrics.clone(), clock.clone());
-    let (links, memory) = (links.map(Link::clone), MemorySampler::new(device));
+    let (links, device) = (links.map(Link::clone), DeviceSampler::new(device, metrics));
     let mut overflows = 0;
     Reporter::start(control.client.clone(), identity, Arc::clone(metrics.registry()), clock.clone(), move || {
         host.sample(&sampled);
-        memory.sample(&sampled);
+        device.sample(&sampled);
         sampled.clock_offset_seconds.set(offset.offset_seconds().abs());
         let total: u64 = links.iter().map(Link::slow_consumers).sum();
         sampled.slow_consumer_total.inc_by(total - overflows);
@@ -195,7 +195,7 @@ async fn load(args: &WorkerArgs, metrics: &WorkerMetrics, health: &Health) -> an
         info.token =
             forebay_shared::model::token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
     }
-    describe(info, device.kind(), metrics, begun.elapsed());
+    describe(info, &args.device.label(), metrics, begun.elapsed());
     Ok((loaded, device))
 }
 

@@ -111,6 +111,8 @@ pub struct Resources {
     pub memory_critical_mebibytes: Above,
     pub cpu_millicores: Above,
     pub device_memory: Above,
+    pub device_oom: Above,
+    pub device_temperature: Above,
     pub disk_free: Below,
     pub disk_free_critical: Below,
 }

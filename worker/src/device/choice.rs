@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::list::short;
+
 /// `--device`: `cpu`, `auto`, `cuda:0`, or the uuid of a GPU or of a slice of one (MIG) as `nvidia-smi -L` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
@@ -22,6 +24,16 @@ impl DeviceChoice {
         match self {
             Self::Cpu | Self::Auto => "cpu",
             Self::Ordinal(_) | Self::Uuid(_) => "cuda",
+        }
+    }
+
+    /// The device in labels: `cpu`, or the beginning of a uuid such as `GPU-8932f937`, by which `nvidia-smi -L` and NVIDIA's
+    /// exporter know it too. A number only where no driver could be asked for the uuid.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Cpu | Self::Auto => "cpu".to_owned(),
+            Self::Ordinal(ordinal) => format!("cuda:{ordinal}"),
+            Self::Uuid(uuid) => short(uuid).to_owned(),
         }
     }
 }

@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 
 use super::counters::{Counters, Op};
 use super::exec::Exec;
+use super::readings::POOL;
 use super::{DeviceChoice, DeviceError, DeviceMemory, Precision};
 use crate::kernels::cuda::launch::Launch;
 pub use blas::{Epilogue, Product, ROW_STEP};
@@ -145,6 +146,13 @@ impl Cuda {
     /// What the driver reports.
     pub fn memory(&self) -> Result<DeviceMemory> {
         self.pool.read(&self.context).map_err(|error| fault::candle(&error))
+    }
+
+    /// Passes on what the pool holds to whoever shows the device's memory.
+    pub fn tell_pool(&self) {
+        if let Ok(memory) = self.memory() {
+            POOL.say(memory.used_bytes, memory.reserved_bytes);
+        }
     }
 
     /// Lets the pool's high-water mark begin anew.

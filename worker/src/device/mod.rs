@@ -14,8 +14,16 @@ pub mod cuda;
 pub mod cuda;
 pub mod error;
 pub mod exec;
+pub mod list;
+#[cfg(feature = "nvml")]
+pub mod nvml;
+#[cfg(not(feature = "nvml"))]
+#[path = "no_nvml.rs"]
+pub mod nvml;
 pub mod plan;
 pub mod precision;
+pub mod readings;
+pub mod settle;
 
 use std::sync::Arc;
 

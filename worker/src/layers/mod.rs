@@ -14,7 +14,7 @@ mod storage;
 use candle_core::{DType, Device as CandleDevice, Result, Tensor};
 
 use crate::device::Device;
-use crate::kernels::cuda::launch::attention_tiles;
+use crate::kernels::cuda::launch::{attention_tiles, tile_queries};
 use crate::models::TokenBatch;
 
 /// A chunk of a batch, ready to compute: ids and positions on the device, boundaries on the host.
@@ -35,6 +35,8 @@ pub struct OnDevice {
     pub offsets: Tensor,
     /// `[2 · tiles]`, `u32`: see [`attention_tiles`](crate::kernels::cuda::launch::attention_tiles)
     pub tiles: Tensor,
+    /// Queries of one tile
+    pub tile_queries: usize,
 }
 
 impl PackedRows {
@@ -78,7 +80,8 @@ impl OnDevice {
     pub fn copy(offsets: &[u32], device: &CandleDevice) -> Result<Self> {
         let mut tiles = Vec::new();
         attention_tiles(offsets, &mut tiles);
-        Ok(Self { offsets: Tensor::new(offsets, device)?, tiles: Tensor::new(tiles.as_slice(), device)? })
+        let tile_queries = tile_queries(offsets);
+        Ok(Self { offsets: Tensor::new(offsets, device)?, tiles: Tensor::new(tiles.as_slice(), device)?, tile_queries })
     }
 }
 

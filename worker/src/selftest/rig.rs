@@ -2,7 +2,6 @@
 //!
 //! The only file here that knows how devices are opened and layers are called; what the layers should answer is elsewhere.
 
-use anyhow::{Context, bail};
 use candle_core::{DType, Device as CandleDevice, Result, Tensor};
 
 use super::operations::{Attend, Embed, Normalise, Output, Pool, Product};
@@ -21,18 +20,15 @@ const TAIL_ROWS: usize = 3;
 /// What those rows hold where a layer writes: exact in every precision.
 const TAIL: f32 = 192.0;
 
+/// Products on a GPU write whole steps of so many rows where there is room; rows up to the next step are scratch.
+const STEP_ROWS: usize = 64;
+
 /// Opens what `--device` and `--dtype` ask for.
 ///
 /// # Errors
 /// If this build or this machine does not have it.
 pub fn open(choice: &DeviceChoice, threads: Option<usize>, precision: Option<Precision>) -> anyhow::Result<Device> {
-    match choice {
-        DeviceChoice::Cpu | DeviceChoice::Auto => match precision {
-            None | Some(Precision::F32) => Device::cpu(threads).context("cannot start threads"),
-            Some(other) => bail!("the CPU computes in f32 only, not in {}: leave --dtype out", other.as_str()),
-        },
-        DeviceChoice::Ordinal(_) | DeviceChoice::Uuid(_) => bail!("this build has no device {choice}"),
-    }
+    Ok(Device::open(choice, threads, precision)?)
 }
 
 /// A device to compute single layers on.
@@ -59,10 +55,16 @@ impl Rig {
         precision(&self.device)
     }
 
-    /// Runs `work` with the whole device (`shared`), or with one of its units where it has several.
+    /// Runs `work` with the whole device (`shared`), or with one of its units where it has several, and waits for it.
     fn compute(&self, shared: bool, work: &(dyn Fn(&Exec<'_>) -> Result<()> + Sync)) -> Result<()> {
+        let cpu = match &self.device {
+            Device::Cpu(cpu) => cpu,
+            Device::Cuda(_) => {
+                self.device.with_exec(&self.counters, work)?;
+                return self.device.synchronize();
+            }
+        };
         let failure = parking_lot::Mutex::new(None);
-        let Device::Cpu(cpu) = &self.device;
         // One row that is long enough for all threads to share it, or too short.
         cpu.for_rows(&[if shared { 64 } else { 1 }], &self.counters, &|exec, _, _| {
             if let Err(error) = work(exec) {
@@ -72,8 +74,8 @@ impl Rig {
         failure.into_inner().map_or(Ok(()), Err)
     }
 
-    fn tensors(&self) -> CandleDevice {
-        CandleDevice::Cpu
+    fn tensors(&self) -> &CandleDevice {
+        self.device.tensors()
     }
 
     /// `[rows, width]` for a layer to read; whoever reads past its end finds NaN.
@@ -84,28 +86,34 @@ impl Rig {
     /// `[rows, width]` for a layer to write, poisoned with NaN.
     fn blank(&self, rows: usize, width: usize, dtype: DType) -> Result<Canvas> {
         let (whole, part) = self.canvas(&vec![f32::NAN; rows * width], width, TAIL, dtype)?;
-        Ok(Canvas { whole, part })
+        Ok(Canvas { whole, part, scratch_rows: 0 })
     }
 
     /// `[rows, width]` for a layer to change in place.
     fn drawn(&self, numbers: &[f32], width: usize) -> Result<Canvas> {
         let (whole, part) = self.canvas(numbers, width, TAIL, self.precision().dtype())?;
-        Ok(Canvas { whole, part })
+        Ok(Canvas { whole, part, scratch_rows: 0 })
     }
 
     fn canvas(&self, numbers: &[f32], width: usize, tail: f32, dtype: DType) -> Result<(Tensor, Tensor)> {
         let rows = numbers.len() / width;
         let mut all = numbers.to_vec();
-        all.resize((rows + TAIL_ROWS) * width, tail);
-        let whole = Tensor::from_vec(all, (rows + TAIL_ROWS, width), &CandleDevice::Cpu)?.to_dtype(dtype)?;
-        let whole = whole.to_device(&self.tensors())?;
+        let all_rows = rows + self.scratch_rows(rows) + TAIL_ROWS;
+        all.resize(all_rows * width, tail);
+        let whole = Tensor::from_vec(all, (all_rows, width), &CandleDevice::Cpu)?.to_dtype(dtype)?;
+        let whole = whole.to_device(self.tensors())?;
         let part = whole.narrow(0, 0, rows)?;
         Ok((whole, part))
     }
 
+    /// Rows after the last that a product may overwrite.
+    fn scratch_rows(&self, rows: usize) -> usize {
+        if self.is_cpu() { 0 } else { rows.next_multiple_of(STEP_ROWS) - rows }
+    }
+
     fn packed(&self, rows: &[Vec<u32>]) -> Result<PackedRows> {
         let all: Vec<usize> = (0..rows.len()).collect();
-        PackedRows::gather(&TokenBatch::from_rows(rows), &all, &self.tensors())
+        PackedRows::gather(&TokenBatch::from_rows(rows), &all, self.tensors())
     }
 
     /// Sequences of these lengths whose ids do not matter.
@@ -116,20 +124,20 @@ impl Rig {
     /// The first layers of an encoder: tables, then norm.
     pub fn embed(&self, case: &Embed, shared: bool) -> Result<Output> {
         let dim = case.dim;
-        let layer = Embedding::new(host(&case.words, &[0, dim])?, host(&case.positions, &[0, dim])?);
-        let norm = LayerNorm::new(host(&case.weight, &[dim])?, host(&case.bias, &[dim])?, case.epsilon);
+        let (weight, bias) = (host(&case.weight, &[dim])?, host(&case.bias, &[dim])?);
+        let norm = LayerNorm::new(&weight, &bias, case.epsilon, &self.device)?;
+        let (words, positions) = (host(&case.words, &[0, dim])?, host(&case.positions, &[0, dim])?);
+        let layer = Embedding::new(&words, &positions, norm, &self.device)?;
         let rows = self.packed(&case.rows)?;
         let out = self.blank(rows.tokens(), dim, self.precision().dtype())?;
-        self.compute(shared, &|exec| {
-            layer.forward(&rows, &out.part)?;
-            norm.forward(exec, &out.part)
-        })?;
+        self.compute(shared, &|exec| layer.forward(exec, &rows, &out.part))?;
         out.read()
     }
 
     pub fn normalise(&self, case: &Normalise, shared: bool) -> Result<Output> {
         let dim = case.weight.len();
-        let layer = LayerNorm::new(host(&case.weight, &[dim])?, host(&case.bias, &[dim])?, case.epsilon);
+        let (weight, bias) = (host(&case.weight, &[dim])?, host(&case.bias, &[dim])?);
+        let layer = LayerNorm::new(&weight, &bias, case.epsilon, &self.device)?;
         let out = self.drawn(&case.x, dim)?;
         self.compute(shared, &|exec| layer.forward(exec, &out.part))?;
         out.read()
@@ -139,10 +147,11 @@ impl Rig {
         let (n, k) = (case.bias.len(), case.weight.len() / case.bias.len());
         let layer = Linear::new(&[host(&case.weight, &[n, k])?], &[host(&case.bias, &[n])?], &self.device)?;
         let x = self.input(&case.x, k)?;
-        let out = match case.reads_output() {
+        let mut out = match case.reads_output() {
             true => self.drawn(&case.before, n)?,
             false => self.blank(case.before.len() / n, n, self.precision().dtype())?,
         };
+        out.scratch_rows = self.scratch_rows(out.part.dim(0)?);
         self.compute(shared, &|exec| layer.forward(exec, &x, &out.part, case.finish))?;
         out.read()
     }
@@ -152,7 +161,7 @@ impl Rig {
         let rows = self.packed_lengths(&case.lengths)?;
         let qkv = self.input(&case.qkv, 3 * dim)?;
         let out = self.blank(rows.tokens(), dim, self.precision().dtype())?;
-        self.compute(shared, &|exec| attention(exec, &qkv, &rows.offsets, case.heads, case.head_dim, &out.part))?;
+        self.compute(shared, &|exec| attention(exec, &qkv, &rows, case.heads, case.head_dim, &out.part))?;
         out.read()
     }
 
@@ -161,23 +170,19 @@ impl Rig {
         let hidden = self.input(&case.hidden, case.dim)?;
         // Answers leave in f32, whatever is computed in.
         let out = self.blank(case.lengths.len(), case.dim, DType::F32)?;
-        self.compute(shared, &|_| pool(&hidden, &rows.offsets, case.pooling, &out.part))?;
+        self.compute(shared, &|exec| pool(exec, &hidden, &rows, case.pooling, &out.part))?;
         out.read()
     }
 }
 
 /// What a device computes in.
 pub fn precision(device: &Device) -> Precision {
-    match device {
-        Device::Cpu(_) => Precision::F32,
-    }
+    device.precision()
 }
 
 /// Bytes of device memory in use; nothing where that is the process' own memory.
 pub fn device_memory(device: &Device) -> Option<u64> {
-    match device {
-        Device::Cpu(_) => None,
-    }
+    device.memory().map(|memory| memory.used_bytes)
 }
 
 /// Numbers as a device that computes in `precision` can hold them.
@@ -202,13 +207,18 @@ fn host(numbers: &[f32], shape: &[usize]) -> Result<Tensor> {
 struct Canvas {
     whole: Tensor,
     part: Tensor,
+    /// Rows after the part that the layer may overwrite.
+    scratch_rows: usize,
 }
 
 impl Canvas {
     fn read(self) -> Result<Output> {
-        let mut numbers = self.whole.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        // Converted on the host: candle's own kernels for it are made for one architecture.
+        let whole = self.whole.to_device(&CandleDevice::Cpu)?;
+        let mut numbers = whole.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let tail = numbers.split_off(self.part.elem_count());
-        Ok(Output { numbers, intact: tail.iter().all(|x| *x == TAIL) })
+        let scratch = self.scratch_rows * self.part.dim(1)?;
+        Ok(Output { numbers, intact: tail[scratch..].iter().all(|x| *x == TAIL) })
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Limits {
     pub store: Limit,
     pub memory: Limit,
     pub cpu: Limit,
+    pub device_memory: Limit,
+    pub temperature: Limit,
     pub disk_free: Limit,
     /// The lanes that somebody waits for, as a matcher.
     pub prompt_lanes: String,
@@ -57,6 +59,8 @@ impl Limits {
                 mebibytes(resources.memory_critical_mebibytes.above),
             ),
             cpu: Limit::warn_above(resources.cpu_millicores.above / 1000.0),
+            device_memory: Limit::warn_above(resources.device_memory.above),
+            temperature: Limit::warn_above(resources.device_temperature.above),
             disk_free: Limit::below(resources.disk_free.below, resources.disk_free_critical.below),
             prompt_lanes: format!(r#"lane=~"{lanes}""#),
             other_lanes: format!(r#"lane!~"{lanes}""#),

@@ -12,14 +12,22 @@ pub fn dashboard(limits: &Limits) -> Dashboard {
         description: "Devices, processors, memory and disks. Hosts, containers and GPUs need their exporters.",
         tags: &["resources", "devices"],
         variables: &[Variable::Instance],
-        rows: vec![devices(), gpus(), processes(limits), hosts(limits), containers(limits), monitoring()],
+        rows: vec![
+            devices(limits),
+            gpus(limits),
+            dcgm(),
+            processes(limits),
+            hosts(limits),
+            containers(limits),
+            monitoring(),
+        ],
         from: "now-3h",
     }
 }
 
 const WHO: &str = "{{process}} {{instance}}";
 
-fn devices() -> Row {
+fn devices(limits: &Limits) -> Row {
     let memory = |more: &str| at("forebay_worker_device_memory_bytes", more);
     let by = ["process", "instance"];
     Row::new(
@@ -37,7 +45,7 @@ fn devices() -> Row {
             .query(WHO, each_per_second(&by, &at("forebay_worker_engine_steps_total", ""))),
             Panel::timeseries(
                 "Device memory",
-                "On a CPU it is the memory of the process, and what the process may have.",
+                "On a CPU it is the memory of the process, and what the process may have; on a GPU that of all processes.",
                 Unit::Bytes,
             )
             .query("{{process}} {{device}} {{kind}}", memory("")),
@@ -46,7 +54,8 @@ fn devices() -> Row {
                     "{{process}} {{device}}",
                     format!("{} / ignoring (kind) {}", memory(r#"kind="used""#), memory(r#"kind="capacity""#)),
                 )
-                .max(1.0),
+                .max(1.0)
+                .limit(limits.device_memory),
             Panel::timeseries(
                 "Price of devices",
                 "What an hour of each device costs, as its worker was told.",
@@ -58,7 +67,43 @@ fn devices() -> Row {
     )
 }
 
-fn gpus() -> Row {
+/// As workers on GPUs ask the driver themselves. A slice (MIG) shows the heat and the power of the GPU that it is part of.
+fn gpus(limits: &Limits) -> Row {
+    let each = |stem: &str| at(&format!("forebay_worker_device_{stem}"), "");
+    let gpu = "{{process}} {{device}}";
+    let out_of_memory = format!("increase({}[$__rate_interval])", each("oom_total"));
+    Row::new(
+        "GPUs",
+        vec![
+            Panel::timeseries(
+                "Running anything",
+                "Share of time that any kernel ran. Full does not mean well used.",
+                Unit::Ratio,
+            )
+            .query(gpu, each("utilization_ratio"))
+            .max(1.0)
+            .width(6),
+            Panel::timeseries("Memory read or written", "Share of time that the GPU's memory was busy.", Unit::Ratio)
+                .query(gpu, each("memory_busy_ratio"))
+                .max(1.0)
+                .width(6),
+            Panel::timeseries("Temperature", "Above the line an alert begins.", Unit::Celsius)
+                .query(gpu, each("temperature_celsius"))
+                .limit(limits.temperature)
+                .width(6),
+            Panel::timeseries("Power", "What each GPU draws.", Unit::Watts).query(gpu, each("power_watts")).width(6),
+            Panel::timeseries(
+                "Out of memory",
+                "Batches that did not fit: they are split and tried again.",
+                Unit::Count,
+            )
+            .query(gpu, out_of_memory)
+            .width(24),
+        ],
+    )
+}
+
+fn dcgm() -> Row {
     let gpu = "{{Hostname}} {{gpu}}";
     Row::new(
         "GPUs (NVIDIA's DCGM exporter)",

@@ -66,7 +66,20 @@ crate::metrics::schema::metrics! {
         /// Memory of the device that the worker computes on. On a CPU: what the process has in memory (`used`), the most it
         /// had (`peak`), and what it may have (`capacity`): the limit of its control group, else the memory of the host, which
         /// workers on one host share.
+        /// On a GPU: what all processes took of it (`reserved`), without what the worker's own pool keeps for later (`used`), the
+        /// most of that since the worker started (`peak`), and all there is (`capacity`).
         device_memory_bytes: Gauge { device: Fact, kind: MemoryKind } merge PerProcess,
+        /// Share of time in which the GPU ran anything at all, 0 to 1, over the last second, as its driver says: 1 does not mean that
+        /// it could do no more. A slice of a GPU (MIG) has no such figure, nor has a CPU.
+        device_utilization_ratio: Gauge { device: Fact } merge PerProcess,
+        /// Share of time in which the GPU's memory was read or written, 0 to 1, over the last second. Not for slices.
+        device_memory_busy_ratio: Gauge { device: Fact } merge PerProcess,
+        /// Temperature of the GPU; of a slice: of the GPU that it is part of.
+        device_temperature_celsius: Gauge { device: Fact } merge PerProcess,
+        /// What the GPU draws; of a slice: what the whole GPU draws.
+        device_power_watts: Gauge { device: Fact } merge PerProcess,
+        /// Batches for which the device had no memory left. They are split and tried again.
+        device_oom_total: Counter { device: Fact } merge Sum,
         /// What an hour of the device costs, in whatever currency, as the workers were told; the mean over those that were.
         device_price_per_hour: Gauge { device: Fact } merge Mean,
         /// Busy share of all processors of the host, 0 to 1, over the last second; the mean over the fleet's workers.

@@ -16,7 +16,7 @@ use deadpool::unmanaged::{Object, Pool};
 
 use super::{Cuda, fault};
 use crate::device::engine_error;
-use crate::kernels::cuda::launch::attention_tiles;
+use crate::kernels::cuda::launch::{attention_tiles, tile_queries};
 use crate::kernels::cuda::run::Span;
 use crate::layers::{OnDevice, PackedRows};
 use crate::models::{Embeddings, EngineError, Pending, TokenBatch};
@@ -157,6 +157,7 @@ impl Landing {
             on_device: Some(OnDevice {
                 offsets: part(2 * tokens, offsets.len())?,
                 tiles: part(2 * tokens + offsets.len(), berth.tiles.len())?,
+                tile_queries: tile_queries(offsets),
             }),
         };
         compute(&packed, &berth.pooled.narrow(0, 0, *rows)?)?;
@@ -175,6 +176,7 @@ impl Pending for Landing {
         let landed = |error: DriverError| engine_error(fault::candle(&error), 0);
         self.berth.landed.synchronize().map_err(landed)?;
         self.under_way = false;
+        self.cuda.tell_pool();
         let answers = &self.berth.answers.as_slice().map_err(landed)?[..self.rows * self.dimensions];
         Ok(Embeddings::from_slice(answers, self.dimensions))
     }

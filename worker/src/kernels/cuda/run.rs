@@ -182,7 +182,9 @@ pub fn attention(
     head_dim: usize,
 ) -> Result<()> {
     let tiles = rows.tiles.dim(0)? / 2;
-    let launch = launch::attention(precision(out.0)?, tiles, heads, head_dim);
+    let Some(launch) = launch::attention(precision(out.0)?, tiles, rows.tile_queries, heads, head_dim) else {
+        bail!("heads of {head_dim} numbers: kernels on a GPU take up to {}", launch::MOST_HEAD_DIM);
+    };
     let args = [
         Span::in_storage(qkv.0, qkv.1)?.arg(),
         Span::of(&rows.offsets)?.arg(),

@@ -1,4 +1,6 @@
 use super::{Alert, critical, warning};
+use crate::promql;
+use crate::rules::ask::sum_increase;
 use crate::values::Values;
 
 pub fn alerts(values: &Values) -> Vec<Alert> {
@@ -27,6 +29,24 @@ pub fn alerts(values: &Values) -> Vec<Alert> {
             [
                 "A device's memory is nearly full",
                 "{{ $labels.process }} uses {{ $value | humanizePercentage }} of the memory of {{ $labels.device }}.",
+            ],
+        ),
+        warning(
+            "ForebayDeviceOutOfMemory",
+            format!("{} > {}", sum_increase("device", "forebay_device_oom_total", "15m"), limits.device_oom.above),
+            &limits.device_oom.wait,
+            [
+                "A device runs out of memory",
+                "Batches for which {{ $labels.device }} had no memory, in 15 minutes: {{ $value | humanize }}.",
+            ],
+        ),
+        warning(
+            "ForebayDeviceTemperatureHigh",
+            format!("{} > {}", promql::gauge("forebay_device_temperature_celsius"), limits.device_temperature.above),
+            &limits.device_temperature.wait,
+            [
+                "A GPU is hot",
+                "{{ $labels.device }}, on which {{ $labels.process }} computes, has {{ $value | humanize }} °C.",
             ],
         ),
         critical(
