@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/.cache/bin:$(CURDIR)/.cache/cargo/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
-.PHONY: help setup build up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics bench-gpu clean distclean
+.PHONY: help setup build cuda up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics bench-gpu clean distclean
 .PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring alert-test load
 
 help: ## this text
@@ -32,9 +32,12 @@ setup: ## fetch nats-server, the model, Prometheus, Alertmanager and the test to
 build: ## the release binary
 	@cargo build --release --locked
 
-up: ## set up, build and run the whole system: make up ARGS="--workers 2"
+cuda: ## the release binary for NVIDIA GPUs: FOREBAY_CUDA_ARCH=80,90a chooses them [90a]; it runs on machines without one too
+	@scripts/cuda.sh build --release --locked
+
+up: ## set up, build and run the whole system: make up ARGS="--workers 2"; CUDA=1 for GPUs
 	@$(PYTHON) scripts/fetch.py nats-server model
-	@cargo build --release --locked
+	@$(if $(filter-out 0,$(CUDA)),scripts/cuda.sh,cargo) build --release --locked
 	exec $(BIN) up --model $(MODEL) $(ARGS)
 
 test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients check-monitoring summary ## everything that must hold, from formatting to dashboards

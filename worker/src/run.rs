@@ -52,7 +52,12 @@ const LAST_RECORD: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Whatever keeps it from starting, in one line; later, the loss of what it cannot work without.
-pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(
+    mut args: WorkerArgs,
+    broker: BrokerArgs,
+    process: ProcessArgs,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     args.validate()?;
     let boot = BootId::random();
     let name = process.name(Role::Worker);
@@ -79,7 +84,10 @@ pub async fn run(args: WorkerArgs, broker: BrokerArgs, process: ProcessArgs, shu
         start_reporter(&control, [&pull, &replies], boot, &name, &process, addr, &metrics, &clock, &args.device);
 
     let loaded = match load(&args, &metrics, &health).await {
-        Ok((loaded, _)) => loaded,
+        Ok((loaded, fitting)) => {
+            args.batch_max_tokens = Some(fitting);
+            loaded
+        }
         Err(error) => {
             // With the last report goes the count of the failure.
             reporter.goodbye().await;
@@ -172,18 +180,23 @@ async fn keep_queue(control: Link, stores: Stores, token: ModelToken) {
 }
 
 /// Loads and warms the model on a thread that may block.
-async fn load(args: &WorkerArgs, metrics: &WorkerMetrics, health: &Health) -> anyhow::Result<(LoadedModel, Device)> {
+///
+/// Returns it, and how many tokens of one batch its device has memory for.
+async fn load(args: &WorkerArgs, metrics: &WorkerMetrics, health: &Health) -> anyhow::Result<(LoadedModel, usize)> {
     let begun = Instant::now();
     let (source, threads, choice, dtype) = (args.source(), args.compute_threads(), args.device.clone(), args.dtype);
-    let shown = health.clone();
+    let (shown, wanted) = (health.clone(), args.most_batch_tokens());
     shown.set(Phase::Opening);
     let loading = tokio::task::spawn_blocking(move || {
         let device = Device::open(&choice, Some(threads), dtype)?;
         let mut loaded = models::load(&source, &device, &|progress| show_progress(progress, &shown))?;
         warm(loaded.encoder.as_mut());
-        Ok::<_, models::ModelError>((loaded, device))
+        let fitting = loaded.encoder.fit(wanted, loaded.info.max_tokens);
+        let fitting = fitting.map_err(|error| models::ModelError::Device(error.to_string()))?;
+        tracing::info!(device = %device.describe(), batch_tokens = fitting, "loaded");
+        Ok::<_, models::ModelError>((loaded, fitting))
     });
-    let (mut loaded, device) = loading.await.context("loading the model panicked")?.inspect_err(|_| {
+    let (mut loaded, fitting) = loading.await.context("loading the model panicked")?.inspect_err(|_| {
         let model = ModelName::from(args.served_name.as_deref().unwrap_or(&args.model));
         metrics.register_model(&model);
         metrics.model_load_errors_total.with(&(model,)).inc();
@@ -196,7 +209,10 @@ async fn load(args: &WorkerArgs, metrics: &WorkerMetrics, health: &Health) -> an
             forebay_shared::model::token(&info.name, &info.weights_digest, &info.dtype, pooling, info.normalize);
     }
     describe(info, &args.device.label(), metrics, begun.elapsed());
-    Ok((loaded, device))
+    if fitting < wanted {
+        tracing::warn!(wanted, fitting, "the device has memory for smaller batches only");
+    }
+    Ok((loaded, fitting))
 }
 
 fn show_progress(progress: LoadProgress, health: &Health) {

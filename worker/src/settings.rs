@@ -40,12 +40,13 @@ pub struct WorkerArgs {
     /// Address of this worker's own /metrics and /health pages.
     #[arg(long, env = "FOREBAY_WORKER_METRICS_ADDR", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub metrics_addr: SocketAddr,
-    /// Upper bound on tokens in one forward pass.
-    #[arg(long, env = "FOREBAY_BATCH_MAX_TOKENS", default_value_t = 16_384, value_name = "N")]
-    pub batch_max_tokens: usize,
-    /// Upper bound on rows in one forward pass.
-    #[arg(long, env = "FOREBAY_BATCH_MAX_ROWS", default_value_t = 64, value_name = "N")]
-    pub batch_max_rows: usize,
+    /// Upper bound on tokens in one forward pass; less if the device has no memory for so many [default: 16384 on the CPU, 32768
+    /// on a GPU].
+    #[arg(long, env = "FOREBAY_BATCH_MAX_TOKENS", value_name = "N")]
+    pub batch_max_tokens: Option<usize>,
+    /// Upper bound on rows in one forward pass [default: 64 on the CPU, 512 on a GPU].
+    #[arg(long, env = "FOREBAY_BATCH_MAX_ROWS", value_name = "N")]
+    pub batch_max_rows: Option<usize>,
     /// Longest time the first job of a batch may wait for company while the device is idle.
     #[arg(long, env = "FOREBAY_BATCH_MAX_DELAY", default_value = "0ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub batch_max_delay: Duration,
@@ -85,14 +86,24 @@ impl WorkerArgs {
         }
     }
 
+    /// Tokens of one batch, as far as the device has memory for them.
+    pub fn most_batch_tokens(&self) -> usize {
+        self.batch_max_tokens.unwrap_or(if self.is_on_cpu() { 16_384 } else { 32_768 })
+    }
+
+    /// The device is settled by now: `auto` without a GPU is the CPU.
+    fn is_on_cpu(&self) -> bool {
+        self.device.kind() == "cpu"
+    }
+
     /// The batcher's limits, checked against the longest input of the model.
     ///
     /// # Errors
     /// [`SettingsError`] names the flag under which some input could never run.
     pub fn limits(&self, longest_input_tokens: usize) -> Result<BatchLimits, SettingsError> {
         let limits = BatchLimits {
-            max_tokens: self.batch_max_tokens,
-            max_rows: self.batch_max_rows,
+            max_tokens: self.most_batch_tokens(),
+            max_rows: self.batch_max_rows.unwrap_or(if self.is_on_cpu() { 64 } else { 512 }),
             max_delay: self.batch_max_delay,
             ..BatchLimits::default()
         };

@@ -106,9 +106,10 @@ impl Berth {
         }
         let words = words.max(self.words.len()).next_power_of_two();
         let rows = rows.max(self.pooled.dims()[0]).next_power_of_two();
+        let tiles = std::mem::take(&mut self.tiles);
         // Let go of the old memory first: there may be no room for both.
         *self = Self::new(cuda, 1, 1, dimensions)?;
-        *self = Self::new(cuda, words, rows, dimensions)?;
+        *self = Self { tiles, ..Self::new(cuda, words, rows, dimensions)? };
         cuda.synchronize()
     }
 }
