@@ -32,7 +32,7 @@ pub fn cases(rig: &Rig, twin: &Rig, random: &mut Random, sabotage: Option<&str>)
     let suite = Suite { rig, twin, sabotage };
     let mut draw = Draw { random, precision: rig.precision() };
     // An emulated device takes seconds for what a real one does in microseconds.
-    let longest = if rig.device().describe().contains("emulated") { 80 } else { 512 };
+    let longest = if rig.device().describe().contains("emulated") { 200 } else { 512 };
     let ragged: Vec<usize> = (0..7).map(|_| draw.random.between(1, longest / 4)).collect();
     let with_empty = [vec![0], ragged.clone(), vec![0, 0, 3, 0]].concat();
     let texts = [&[1][..], &[longest], &ragged];
