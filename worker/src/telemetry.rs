@@ -79,6 +79,11 @@ impl ModelCounters {
         self.metrics.inference_errors_total.with(&(self.model.clone(), fault)).inc();
     }
 
+    /// Memory of the device did not suffice for a batch.
+    pub(crate) fn out_of_memory(&self) {
+        self.engine_error(EngineFault::OutOfMemory);
+    }
+
     /// A batch of `tokens` took `seconds` of the device.
     pub(crate) fn computed(&self, tokens: usize, seconds: f64) {
         let last = seconds / tokens.max(1) as f64;

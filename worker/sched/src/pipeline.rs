@@ -74,7 +74,7 @@ impl Pipeline {
         if self.under_way.is_empty() {
             return Wanted::Any;
         }
-        if self.under_way.len() >= self.depth || self.under_way.iter().any(|batch| batch.alone) {
+        if self.is_full() {
             return Wanted::Nothing;
         }
         match self.next_change() {
@@ -86,10 +86,7 @@ impl Pipeline {
     /// When `Full` turns into `Any` by time alone; an instant that has passed means that it has. `None` if time changes
     /// nothing.
     pub fn next_change(&self) -> Option<Instant> {
-        if self.under_way.is_empty()
-            || self.under_way.len() >= self.depth
-            || self.under_way.iter().any(|batch| batch.alone)
-        {
+        if self.is_full() {
             return None;
         }
         let began = self.oldest_began()?;
@@ -117,6 +114,10 @@ impl Pipeline {
         if computed {
             self.pace.learn(batch.tokens, at - began);
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.under_way.len() >= self.depth || self.under_way.iter().any(|batch| batch.alone)
     }
 
     pub fn under_way(&self) -> usize {
