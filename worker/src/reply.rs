@@ -61,6 +61,26 @@ pub(crate) fn channel() -> (ReplySender, ReplyReceiver) {
     (ReplySender(sender), ReplyReceiver(receiver))
 }
 
+#[cfg(test)]
+impl ReplyReceiver {
+    /// Everything that is done so far, in order: the first number of each result, or why there is none.
+    pub(crate) fn drain(&mut self) -> Vec<(JobId, Result<f32, JobError>)> {
+        let mut all = Vec::new();
+        while let Ok(done) = self.0.try_recv() {
+            match done {
+                Done::Computed(Computed { jobs, mut embeddings, .. }) => {
+                    let answers = jobs.iter().enumerate();
+                    all.extend(answers.map(|(row, work)| (work.id, Ok(embeddings.row_mut(row)[0]))));
+                }
+                Done::Failed(_, failed) => {
+                    all.extend(failed.into_iter().map(|Failed { id, error, .. }| (id, Err(error))))
+                }
+            }
+        }
+        all
+    }
+}
+
 impl ReplySender {
     pub(crate) fn computed(&self, computed: Computed) {
         // A receiver that is gone means that the process ends.

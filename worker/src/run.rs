@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use forebay_sched::Batcher;
 use forebay_shared::broker::{self, Link};
 use forebay_shared::clock::BrokerClock;
 use forebay_shared::codec;
@@ -26,7 +25,7 @@ use crate::cancelled::Cancellations;
 use crate::delivery::Deliveries;
 use crate::device::readings::DeviceSampler;
 use crate::device::{Device, DeviceChoice};
-use crate::driver::Driver;
+use crate::driver::{self, Driver};
 use crate::fence::Fence;
 use crate::gauge::{Pulse, Waiting};
 use crate::herald::Herald;
@@ -271,8 +270,8 @@ struct Engine {
     progress: Progress,
     replies: Link,
     replier: JoinHandle<()>,
-    /// Resolves when the engine's thread is gone.
-    driver_gone: oneshot::Receiver<()>,
+    /// Resolves when the device is lost, with the reason, or when the engine's thread is gone.
+    driver_gone: oneshot::Receiver<String>,
     drain_timeout: Duration,
 }
 
@@ -292,7 +291,8 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         let LoadedModel { info, tokenizer, encoder } = loaded;
         let limits = args.limits(info.max_tokens)?;
-        let counters = Arc::new(ModelCounters::new(metrics, &ModelName::from(info.name.as_str())));
+        let model = ModelName::from(info.name.as_str());
+        let counters = Arc::new(ModelCounters::new(metrics, &model, &args.device.label()));
         let fence = Arc::new(Mutex::new(Fence::new(pull.epoch(), Instant::now())));
         let deliveries = Arc::new(Deliveries::new(ack_wait, Arc::clone(&fence)));
         let herald = Arc::new(Herald {
@@ -322,10 +322,10 @@ impl Engine {
             driver: arrivals_in,
             replies: results.clone(),
         };
-        let driver = Driver {
+        let driver = Driver::new(driver::Parts {
             encoder,
-            batcher: Batcher::new(limits.clone()),
             limits: limits.clone(),
+            longest_tokens: info.max_tokens,
             arrivals,
             replies: results.clone(),
             deliveries: Arc::clone(&deliveries),
@@ -334,7 +334,7 @@ impl Engine {
             pulse: Arc::clone(&pulse),
             clock: clock.clone(),
             counters: Arc::clone(&counters),
-        };
+        })?;
         let replier = Replier {
             client: replies.client.clone(),
             normalize: info.normalize,
@@ -375,10 +375,16 @@ impl Engine {
             herald: Arc::clone(&herald),
             quarantine: Arc::clone(&quarantine),
         });
-        let (alive, driver_gone) = oneshot::channel::<()>();
+        let (alive, driver_gone) = oneshot::channel();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let _until_the_end = alive;
-            driver.run();
+            if let Err(mut lost) = driver.run() {
+                let _ended = alive.send(std::mem::take(&mut lost.reason));
+                // What the driver holds must not end before the process does, and a lost device is better not touched.
+                loop {
+                    std::thread::park();
+                }
+            }
+            drop(alive);
         })?;
         Ok(Self {
             intake,
@@ -399,7 +405,7 @@ impl Engine {
         announcing: &mut JoinHandle<anyhow::Result<()>>,
         draining: impl FnOnce() -> F,
     ) -> anyhow::Result<()> {
-        let Self { intake, herald, quarantine, progress, replies, mut replier, driver_gone, drain_timeout } = self;
+        let Self { intake, herald, quarantine, progress, replies, mut replier, mut driver_gone, drain_timeout } = self;
         let (link, deliveries) = (progress.link.clone(), Arc::clone(&progress.deliveries));
         let giving_back = Progress { link: link.clone(), deliveries: Arc::clone(&deliveries), ..progress };
         let (stall_limit, ack_wait) = (giving_back.stall_limit, giving_back.ack_wait);
@@ -409,37 +415,47 @@ impl Engine {
         let mut suspects = tokio::spawn(Arc::clone(&quarantine).run(stopped.clone()));
         let mut taking = tokio::spawn(intake.run(stopped));
         let mut watching = tokio::spawn(watching.run());
-        tokio::select! {
-            () = shutdown.fired() => {}
+        let broken = tokio::select! {
+            () = shutdown.fired() => None,
             ended = &mut taking => return ended?.context("the intake ended"),
             ended = &mut suspects => anyhow::bail!("the quarantine ended: {ended:?}"),
             ended = announcing => return ended?.context("the announcements ended"),
             // Work would be taken and never answered: better to be started again.
             ended = &mut replier => anyhow::bail!("the task that answers ended: {ended:?}"),
-            _ = driver_gone => anyhow::bail!("the engine's thread ended; its last log line says why"),
-            _ = &mut watching => {
-                // In this order, or the broker hands what we give back to ourselves.
-                draining().await;
-                stop.fire();
-                let _ended = tokio::time::timeout(Duration::from_secs(1), &mut taking).await;
-                giving_back.give_back(Instant::now()).await;
-                quarantine.give_up();
-                let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
-                replies.flush().await;
-                if replies.is_up() {
-                    herald.goodbye().await;
-                }
-                anyhow::bail!("a batch took longer than --stall-limit {stall_limit:?}: gave the work back");
+            lost = &mut driver_gone => match lost {
+                Ok(reason) => Some(anyhow::anyhow!("the device is lost ({reason}): gave the work back")),
+                Err(_) => anyhow::bail!("the engine's thread ended; its last log line says why"),
+            },
+            _ = &mut watching => Some(anyhow::anyhow!(
+                "a batch took longer than --stall-limit {stall_limit:?}: gave the work back"
+            )),
+        };
+        if let Some(error) = broken {
+            // In this order, or the broker hands what we give back to ourselves.
+            draining().await;
+            stop.fire();
+            let _ended = tokio::time::timeout(Duration::from_secs(1), &mut taking).await;
+            giving_back.give_back(Instant::now()).await;
+            quarantine.give_up();
+            let _ended = tokio::time::timeout(LAST_RECORD, &mut suspects).await;
+            replies.flush().await;
+            if replies.is_up() {
+                herald.goodbye().await;
             }
+            watching.abort();
+            return Err(error);
         }
         // 1. Nothing new: apis stop counting on us, the broker stops sending.
         draining().await;
         stop.fire();
         let until = Instant::now() + drain_timeout;
         let stopped_taking = tokio::time::timeout_at(until.into(), &mut taking).await;
-        // 2. What was begun is answered.
-        while !giving_back.deliveries.is_empty() && Instant::now() < until && !watching.is_finished() {
+        // 2. What was begun is answered, unless the device is lost meanwhile.
+        let mut lost = None;
+        while !giving_back.deliveries.is_empty() && Instant::now() < until && !watching.is_finished() && lost.is_none()
+        {
             tokio::time::sleep(DRAIN_POLL).await;
+            lost = driver_gone.try_recv().ok();
         }
         // 3. The rest is for others.
         giving_back.give_back(Instant::now()).await;
@@ -453,6 +469,9 @@ impl Engine {
         watching.abort();
         if stopped_taking.is_err() {
             tracing::warn!("stopped before everything in flight was given back; it comes round after ack_wait");
+        }
+        if let Some(reason) = lost {
+            anyhow::bail!("the device was lost while draining ({reason}): gave the rest back");
         }
         tracing::info!("drained");
         Ok(())

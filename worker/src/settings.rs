@@ -62,6 +62,19 @@ pub struct WorkerArgs {
     /// `simulated` model: time per token of a batch.
     #[arg(long, env = "FOREBAY_SIMULATED_PER_TOKEN", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub simulated_per_token: Duration,
+    /// `simulated` model: batches that may be under way at the same time. Above 1 a device of its own works them off, one
+    /// after the other, while the worker goes on.
+    #[arg(long, env = "FOREBAY_SIMULATED_DEPTH", default_value_t = 1, value_name = "N")]
+    pub simulated_depth: usize,
+    /// `simulated` model: most tokens of a batch that its memory holds; default: any number.
+    #[arg(long, env = "FOREBAY_SIMULATED_MEMORY_TOKENS", value_name = "N")]
+    pub simulated_memory_tokens: Option<usize>,
+    /// `simulated` model, for tests: time in which the worker is busy handing a batch over, before the device begins it.
+    #[arg(long, env = "FOREBAY_SIMULATED_SUBMIT", hide = true, default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub simulated_submit: Duration,
+    /// `simulated` model, for tests: a word that loses the device when it is computed.
+    #[arg(long, env = "FOREBAY_SIMULATED_LOSE_ON", hide = true, value_name = "WORD")]
+    pub simulated_lose_on: Option<String>,
     /// `simulated` model, for tests: a word that ends the process when it is computed.
     #[arg(long, env = "FOREBAY_SIMULATED_KILL_ON", hide = true, value_name = "WORD")]
     pub simulated_kill_on: Option<String>,
@@ -80,6 +93,10 @@ impl WorkerArgs {
             ModelSource::Simulated(_) => ModelSource::Simulated(SimulatedConfig {
                 base: self.simulated_base,
                 per_token: self.simulated_per_token,
+                submit: self.simulated_submit,
+                depth: self.simulated_depth,
+                memory_tokens: self.simulated_memory_tokens,
+                lost_by: self.simulated_lose_on.as_deref().map(word_id),
                 dies_of: self.simulated_kill_on.as_deref().map(word_id),
             }),
             source => source,
@@ -126,6 +143,9 @@ impl WorkerArgs {
         }
         if self.tokenizer_threads == 0 {
             return wrong("--tokenizer-threads", "must be at least 1");
+        }
+        if self.simulated_depth == 0 {
+            return wrong("--simulated-depth", "must be at least 1");
         }
         if self.stall_limit < Duration::from_secs(1) {
             return wrong("--stall-limit", "must be at least 1s");

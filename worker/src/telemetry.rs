@@ -2,7 +2,7 @@
 
 use forebay_shared::ids::{Lane, ModelName};
 use forebay_shared::metrics::{
-    Anomaly, CloseReason, Counter, DeadReason, EngineFault, Gauge, Histogram, Outcome, SavedReason, StoreWrite,
+    Anomaly, CloseReason, Counter, DeadReason, EngineFault, Fact, Gauge, Histogram, Outcome, SavedReason, StoreWrite,
     WorkerMetrics,
 };
 use parking_lot::Mutex;
@@ -25,6 +25,8 @@ pub(crate) struct ModelCounters {
     pub(crate) tokenize: Histogram,
     pub(crate) inference: Histogram,
     pub(crate) in_flight: Gauge,
+    /// Batches that the device had no memory for.
+    ooms: Counter,
     model: ModelName,
     metrics: WorkerMetrics,
     processed: Counter,
@@ -34,11 +36,13 @@ pub(crate) struct ModelCounters {
 }
 
 impl ModelCounters {
-    pub(crate) fn new(metrics: &WorkerMetrics, model: &ModelName) -> Self {
+    /// `device` is its label.
+    pub(crate) fn new(metrics: &WorkerMetrics, model: &ModelName, device: &str) -> Self {
         metrics.register_model(model);
         let one = (model.clone(),);
         Self {
             rows: metrics.rows_total.with(&one),
+            ooms: metrics.device_oom_total.with(&(Fact::new(device),)),
             redelivered: metrics.redelivered_total.with(&one),
             expired: metrics.expired_total.with(&one),
             cancelled: metrics.cancelled_total.with(&one),
@@ -79,6 +83,12 @@ impl ModelCounters {
         self.metrics.inference_errors_total.with(&(self.model.clone(), fault)).inc();
     }
 
+    /// Memory of the device did not suffice for a batch.
+    pub(crate) fn out_of_memory(&self) {
+        self.ooms.inc();
+        self.engine_error(EngineFault::OutOfMemory);
+    }
+
     /// A batch of `tokens` took `seconds` of the device.
     pub(crate) fn computed(&self, tokens: usize, seconds: f64) {
         let last = seconds / tokens.max(1) as f64;
@@ -113,7 +123,7 @@ mod tests {
     #[test]
     fn work_that_was_spared_is_worth_what_the_last_batches_took() {
         let metrics = WorkerMetrics::new();
-        let counters = ModelCounters::new(&metrics, &ModelName::from("m"));
+        let counters = ModelCounters::new(&metrics, &ModelName::from("m"), "cpu");
         counters.saved(SavedReason::Cancelled, 10);
         counters.computed(100, 1.0);
         counters.saved(SavedReason::Cancelled, 10);

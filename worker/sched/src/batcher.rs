@@ -7,8 +7,8 @@
 //!   +--> rejected: larger than any batch
 //! ```
 //!
-//! *Batch while the device is busy.* The driver calls [`Batcher::poll`] only when the device is free. Whatever waits
-//! then goes at once, as much as the limits allow; while the device works, the next batch forms by itself. A
+//! *Batch while the device is busy.* The driver calls [`Batcher::poll`] only when the device is free, or about to be
+//! ([`crate::Pipeline`]); before that it may take what cannot grow ([`Batcher::poll_full`]). Whatever waits then goes at once, as much as the limits allow; while the device works, the next batch forms by itself. A
 //! `max_delay` above zero makes a batch that is not full wait for company, until its first job has waited that long
 //! or would miss its deadline. A waiting isolated job ends that wait for all: the device has work anyway.
 //!
@@ -25,6 +25,7 @@
 //! * a lane with waiting jobs is in one of any `starvation_bound(lane) + 1` batches in a row, unless jobs are taken back
 //!   or expire; a job that has `n` older ones in its lane is in one of the next `(n + 1) × (max_overtakes + 1)` batches
 //!   that its lane is in;
+//! * [`Batcher::poll_full`] returns a batch only if a full one waits, and nothing is full without a push;
 //! * before [`Batcher::next_deadline`] nothing happens without a push; at it, something does.
 //!
 //! What it does not do: it reads no clock; it does not reorder a lane by deadline, as jobs of one lane mostly have
@@ -42,7 +43,12 @@ use crate::{Batch, BatchLimits, CloseReason, QueuedJob, Rejected};
 /// The waiting jobs of one model, and the choice of which run next.
 #[derive(Debug, Clone)]
 pub struct Batcher<T> {
+    /// `max_tokens` as narrowed.
     limits: BatchLimits,
+    /// As configured: no job of more tokens is taken.
+    widest: usize,
+    /// Most tokens of a job so far.
+    longest: usize,
     lanes: Lanes<T>,
     timers: Timers,
     /// Found expired and not yet taken. Such a job is in neither `lanes` nor `timers`.
@@ -62,6 +68,8 @@ impl<T> Batcher<T> {
             expired: Vec::new(),
             tokens: 0,
             next_seq: 0,
+            widest: limits.max_tokens,
+            longest: 0,
             limits,
         }
     }
@@ -71,9 +79,11 @@ impl<T> Batcher<T> {
     /// # Errors
     /// [`Rejected::TooLarge`], with the job, if it has more tokens than a batch may have.
     pub fn push(&mut self, job: QueuedJob<T>) -> Result<(), Rejected<T>> {
-        if job.tokens > self.limits.max_tokens {
-            return Err(Rejected::TooLarge { job, max_tokens: self.limits.max_tokens });
+        if job.tokens > self.widest {
+            return Err(Rejected::TooLarge { job, max_tokens: self.widest });
         }
+        self.longest = self.longest.max(job.tokens);
+        self.limits.max_tokens = self.limits.max_tokens.max(job.tokens);
         let seq = self.next_seq;
         self.next_seq += 1;
         self.tokens += job.tokens;
@@ -116,6 +126,19 @@ impl<T> Batcher<T> {
         Some(batch)
     }
 
+    /// As [`Self::poll`], but only if a batch waits that cannot grow: for a device that is busy. Where an isolated job is
+    /// next in line, it is that job's batch.
+    pub fn poll_full(&mut self, now: Instant) -> Option<Batch<T>> {
+        self.set_expired_aside(now);
+        if self.is_full() { self.poll(now) } else { None }
+    }
+
+    /// From now on a batch holds at most so many tokens, within what was configured; as many as the longest job so far, at
+    /// least.
+    pub fn narrow(&mut self, max_tokens: usize) {
+        self.limits.max_tokens = max_tokens.max(self.longest).clamp(1, self.widest);
+    }
+
     /// Removes and returns the jobs whose deadline is not after `now`.
     pub fn take_expired(&mut self, now: Instant) -> Vec<QueuedJob<T>> {
         self.set_expired_aside(now);
@@ -155,10 +178,11 @@ impl<T> Batcher<T> {
 
     /// Whether waiting for company is over, or never was, at any time from now on.
     fn goes_at_once(&self) -> bool {
-        self.limits.max_delay.is_zero()
-            || self.lanes.isolated_rows() > 0
-            || self.lanes.ordinary_rows() >= self.limits.max_rows
-            || self.lanes.ordinary_tokens() >= self.limits.max_tokens
+        self.limits.max_delay.is_zero() || self.lanes.isolated_rows() > 0 || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.lanes.ordinary_rows() >= self.limits.max_rows || self.lanes.ordinary_tokens() >= self.limits.max_tokens
     }
 
     fn set_expired_aside(&mut self, now: Instant) {

@@ -44,7 +44,7 @@ pub enum CloseReason {
     Full,
     /// It holds `max_tokens` tokens, or a waiting job did not fit into what was left of them.
     Tokens,
-    /// The device was free and everything that may run together goes, without waiting for company.
+    /// The device was free, or about to be, and everything that may run together goes, without waiting for company.
     DeviceIdle,
     /// A job had waited `max_delay` for company.
     MaxDelay,

@@ -1,15 +1,15 @@
-//! Encoders without weights: `identity` answers at once, `simulated` after a set time.
+//! Encoders without weights: `identity` answers at once, `simulated` after a set time ([`super::simulated`]).
 //!
 //! They stand in for a device in tests and measurements, so that the path around the engine is seen alone. Both answer with
 //! four floats that depend on nothing but the row's ids: a caller can verify that its answer belongs to its question.
 
 use std::hash::Hasher;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustc_hash::FxHasher;
 
 use super::batch::{Embeddings, TokenBatch};
+use super::simulated::{Simulated, SimulatedConfig};
 use super::{Encoder, EngineError, LoadedModel, ModelInfo, Pooling};
 use crate::tokenize::{Tokenize, TokenizeError};
 use forebay_shared::model;
@@ -19,23 +19,6 @@ pub const DIMENSIONS: usize = 4;
 const MAX_TOKENS: usize = 8192;
 const VOCAB_SIZE: usize = 1 << 16;
 
-/// Speed of the simulated device: a batch takes `base` + `per_token` × its tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SimulatedConfig {
-    pub base: Duration,
-    pub per_token: Duration,
-    /// A batch with this id ends the process as a fault in a kernel would: for tests of what survives that. Never set
-    /// unless asked for by name, and known to no model with weights.
-    pub dies_of: Option<u32>,
-}
-
-impl Default for SimulatedConfig {
-    /// About what a small encoder takes on two CPU cores.
-    fn default() -> Self {
-        Self { base: Duration::from_millis(1), per_token: Duration::from_micros(60), dies_of: None }
-    }
-}
-
 /// `identity`, ready to serve.
 pub fn identity() -> LoadedModel {
     loaded("identity", Box::new(Identity))
@@ -43,7 +26,7 @@ pub fn identity() -> LoadedModel {
 
 /// `simulated`, ready to serve.
 pub fn simulated(config: SimulatedConfig) -> LoadedModel {
-    loaded("simulated", Box::new(Simulated(config)))
+    loaded("simulated", Box::new(Simulated::new(config)))
 }
 
 fn loaded(name: &str, encoder: Box<dyn Encoder>) -> LoadedModel {
@@ -75,7 +58,7 @@ fn digest(ids: &[u32]) -> [f32; DIMENSIONS] {
     std::array::from_fn(|i| ((bits >> (16 * i)) as u16) as f32 / 32768.0 - 1.0)
 }
 
-fn answer(batch: &TokenBatch) -> Embeddings {
+pub(super) fn answer(batch: &TokenBatch) -> Embeddings {
     let mut out = Embeddings::zeros(batch.rows(), DIMENSIONS);
     for (row, ids) in batch.iter().enumerate() {
         out.row_mut(row).copy_from_slice(&digest(ids));
@@ -92,23 +75,6 @@ impl Encoder for Identity {
 
     fn runs_inline(&self) -> bool {
         true
-    }
-}
-
-struct Simulated(SimulatedConfig);
-
-impl Encoder for Simulated {
-    fn encode(&mut self, batch: &TokenBatch) -> Result<Embeddings, EngineError> {
-        std::thread::sleep(self.0.base + self.0.per_token * batch.tokens() as u32);
-        if self.0.dies_of.is_some_and(|id| batch.iter().any(|row| row.contains(&id))) {
-            // No destructor, no goodbye, nothing that could be caught.
-            std::process::abort();
-        }
-        Ok(answer(batch))
-    }
-
-    fn runs_inline(&self) -> bool {
-        false
     }
 }
 
@@ -177,15 +143,5 @@ mod tests {
         assert_eq!(ids.len(), 4);
         assert_eq!(model.tokenizer.encode(&long, true, &mut ids), Ok(MAX_TOKENS + 1));
         assert_eq!(ids.len(), 4 + MAX_TOKENS);
-    }
-
-    #[test]
-    fn a_simulated_batch_takes_its_time() {
-        let (base, per_token) = (Duration::from_millis(2), Duration::from_millis(1));
-        let config = SimulatedConfig { base, per_token, dies_of: None };
-        let mut model = simulated(config);
-        let start = std::time::Instant::now();
-        model.encoder.encode(&TokenBatch::from_rows([[1, 2, 3]])).unwrap();
-        assert!(start.elapsed() >= Duration::from_millis(5));
     }
 }

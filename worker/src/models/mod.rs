@@ -13,6 +13,7 @@ pub mod flight;
 pub mod folder;
 pub mod hub;
 pub mod ragged;
+pub mod simulated;
 pub mod source;
 pub mod weights;
 
@@ -22,9 +23,9 @@ use forebay_shared::ids::ModelToken;
 use forebay_shared::model;
 
 pub use batch::{Embeddings, TokenBatch};
-pub use builtin::SimulatedConfig;
 pub use error::{EngineError, ModelError};
 pub use flight::{Flight, Pending};
+pub use simulated::SimulatedConfig;
 pub use source::ModelSource;
 
 use crate::device::{Counters, Device};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::builtin::SimulatedConfig;
+use super::SimulatedConfig;
 
 /// What to load. Parsed from the one string a worker is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -82,6 +82,13 @@ impl Ticket {
     pub(crate) fn begins(&self) {
         self.begun.store(true, Ordering::Release);
     }
+
+    /// A ticket, whether its job has begun, and its end.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> (Self, Arc<AtomicBool>, oneshot::Receiver<()>) {
+        let (begun, (ended, end)) = (Arc::<AtomicBool>::default(), oneshot::channel());
+        (Self { begun: Arc::clone(&begun), _ended: ended }, begun, end)
+    }
 }
 
 /// The task, and the way to it.

@@ -10,7 +10,9 @@
 //!    └──── delivered again ◀────────┘ one start without an end; with the second: dead letter, never run again
 //! ```
 //! The first delivery runs among others and is not recorded. A job that ends every worker it meets therefore costs three:
-//! the one that ran it first, and [`MAX_STARTS`] that ran it alone.
+//! the one that ran it first, and [`MAX_STARTS`] that ran it alone. A worker that loses its device under a job ends like one
+//! that dies of it, so such a job costs three, too; a device that fails by itself takes at most one suspect with it each time,
+//! since a suspect has the device to itself.
 
 use std::collections::VecDeque;
 

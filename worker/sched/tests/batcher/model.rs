@@ -22,19 +22,36 @@ struct Known {
 /// All jobs held, in order of arrival.
 #[derive(Debug)]
 pub(crate) struct Model {
+    /// `max_tokens` as narrowed.
     limits: BatchLimits,
+    widest: usize,
+    /// Most tokens of a job so far.
+    longest: usize,
     known: Vec<Known>,
 }
 
 impl Model {
     pub(crate) fn new(limits: BatchLimits) -> Self {
-        Self { limits, known: Vec::new() }
+        Self { widest: limits.max_tokens, limits, longest: 0, known: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, job: QueuedJob<Id>) {
+        self.longest = self.longest.max(job.tokens);
+        self.limits.max_tokens = self.limits.max_tokens.max(job.tokens);
         let older = self.known.iter().filter(|known| known.job.lane == job.lane).count() as u32;
         let bound = (older + 1) * (self.limits.max_overtakes + 1);
         self.known.push(Known { job, overtaken: 0, lane_batches: 0, bound });
+    }
+
+    pub(crate) fn narrow(&mut self, max_tokens: usize) {
+        self.limits.max_tokens = max_tokens.max(self.longest).max(1).min(self.widest);
+    }
+
+    /// A batch waits that cannot grow.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        let ordinary = || self.live(now).filter(|known| !known.job.isolated);
+        ordinary().count() >= self.limits.max_rows
+            || ordinary().map(|known| known.job.tokens).sum::<usize>() >= self.limits.max_tokens
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -13,6 +13,8 @@ enum Step {
     Push { lane: Lane, tokens: usize, time_left: Duration, isolated: bool },
     Advance(Duration),
     Poll,
+    PollFull,
+    Narrow(usize),
     TakeExpired,
     RemoveWhere { every: Id },
 }
@@ -25,6 +27,8 @@ fn step() -> impl Strategy<Value = Step> {
         10 => push.prop_map(|(lane, tokens, ms, isolated)| Step::Push { lane, tokens, time_left: MS * ms, isolated }),
         3 => (0..8_u32).prop_map(|ms| Step::Advance(MS * ms)),
         6 => Just(Step::Poll),
+        2 => Just(Step::PollFull),
+        1 => (0..=60_usize).prop_map(Step::Narrow),
         1 => Just(Step::TakeExpired),
         1 => (3..9_u32).prop_map(|every| Step::RemoveWhere { every }),
     ]
@@ -91,6 +95,17 @@ proptest! {
                     Some(batch) => model.check_batch(&batch, now),
                     None => model.check_idle(now),
                 },
+                Step::PollFull => match batcher.poll_full(now) {
+                    Some(batch) => {
+                        prop_assert!(model.is_full(now));
+                        model.check_batch(&batch, now);
+                    }
+                    None => prop_assert!(!model.is_full(now)),
+                },
+                Step::Narrow(max_tokens) => {
+                    batcher.narrow(max_tokens);
+                    model.narrow(max_tokens);
+                }
                 Step::TakeExpired => model.check_removed(&batcher.take_expired(now), |job| job.deadline <= now),
                 Step::RemoveWhere { every } => {
                     model.check_removed(&batcher.remove_where(|id| id % every == 0), |job| job.payload % every == 0);
