@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export CARGO_TERM_PROGRESS_WHEN := never
 
 .PHONY: help setup build cuda up test quick fuzz chaos chaos-replicated bench bench-setup bench-path bench-embed bench-aggregator bench-scaling bench-recovery bench-fairness bench-overload bench-batch bench-durability bench-metrics bench-gpu clean distclean
-.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring summary monitoring alert-test load
+.PHONY: check-setup check-fmt check-clippy check-deny check-doc check-build check-reference check-rust check-doctests check-once check-clients check-monitoring check-cuda summary monitoring alert-test load
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ up: ## set up, build and run the whole system: make up ARGS="--workers 2"; CUDA=
 	@$(if $(filter-out 0,$(CUDA)),scripts/cuda.sh,cargo) build --release --locked
 	exec $(BIN) up --model $(MODEL) $(ARGS)
 
-test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients check-monitoring summary ## everything that must hold, from formatting to dashboards
+test: check-setup check-fmt check-deny check-clippy check-doc check-build check-reference check-once check-doctests check-rust check-clients check-monitoring check-cuda summary ## everything that must hold, from formatting to dashboards
 
 fuzz: ## the property tests against arbitrary input for FUZZ_SECONDS=300; SEED=… repeats a round
 	@scripts/fuzz.sh
@@ -90,6 +90,12 @@ check-clients:
 
 check-monitoring:
 	@FOREBAY_BIN=$(TEST_BIN) STEP_LOG=monitoring $(STEP) "monitoring and deployment" $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/monitoring
+
+# Kernels and driver on the CPU: the binary of the tests has the feature `cuda` where there is a C++ compiler.
+check-cuda:
+	@if command -v $${CXX:-c++} >/dev/null; then \
+	    FOREBAY_BIN=$(CURDIR)/$(TEST_BIN) STEP_LOG=cuda $(STEP) "CUDA on an emulated device" $(VENV_PYTHON) -m pytest -q -p no:cacheprovider tests/gpu; \
+	else echo "-- CUDA is not tested: it needs a C++ compiler (Debian: g++)"; fi
 
 summary:
 	@scripts/summary.sh

@@ -27,4 +27,7 @@ export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-$lowest}
 
 command=$1
 shift
+if [ "$command" = nextest ]; then
+    exec cargo nextest "$1" --features cuda "${@:2}"
+fi
 exec cargo "$command" --features cuda "$@"
