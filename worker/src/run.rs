@@ -116,7 +116,8 @@ pub async fn run(
         token: record.token.clone(),
         ready: true,
         wire: codec::NEWEST,
-        max_rows: args.limits(loaded.info.max_tokens)?.max_rows as u32,
+        // Batches under way at the same time are run at once.
+        max_rows: (args.limits(loaded.info.max_tokens)?.max_rows * loaded.encoder.depth()) as u32,
     };
     let announcer = Announcer::new(control.client.clone(), live);
     let ack_wait = streams::ack_wait(broker.stores.durability);
