@@ -165,7 +165,7 @@ pub struct Live {
     pub ready: bool,
     /// Newest wire version that this worker reads.
     pub wire: u8,
-    /// Most rows in one of its batches; 0 = unknown.
+    /// Most rows that it runs at once: of a batch, times the batches that it has under way; 0 = unknown.
     pub max_rows: u32,
 }
 
