@@ -17,7 +17,7 @@ fn main() -> Result<(), String> {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return Ok(());
     }
-    for variable in ["FOREBAY_CUDA_ARCH", "NVCC", "CUDA_HOME", "PATH"] {
+    for variable in ["FOREBAY_CUDA_ARCH", "NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     for entry in fs::read_dir(SOURCES).map_err(|error| format!("{SOURCES}: {error}"))?.flatten() {

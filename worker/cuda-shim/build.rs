@@ -16,7 +16,6 @@ const LINKED: [&str; 5] = ["cuda", "cublas", "cublasLt", "curand", "nvrtc"];
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=symbols.txt");
-    println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let archives = out.join("archives");
     fs::create_dir_all(&archives)?;
@@ -34,6 +33,10 @@ fn main() -> io::Result<()> {
 }
 
 fn runtime() -> io::Result<Vec<u8>> {
+    if env::var_os("CARGO_FEATURE_RUNTIME").is_none() {
+        return Ok(EMPTY.to_vec());
+    }
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let Some(home) = env::var_os("CUDA_HOME") else { return Ok(EMPTY.to_vec()) };
     let found = ["lib", "lib64"].map(|lib| Path::new(&home).join(lib).join("libcudart_static.a"));
     match found.iter().find(|path| path.is_file()) {

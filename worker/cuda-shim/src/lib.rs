@@ -112,7 +112,9 @@ fn open_one(file: &str, folders: &[PathBuf]) -> Result<Library, String> {
 fn open(path: &Path) -> Result<Library, String> {
     // SAFETY: the initialisers of NVIDIA's libraries may run at any time and rely on nothing of ours. Global, because they look
     // for each other.
-    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| error.to_string())
+    let opened = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
+    // What the loader says stands behind a sentence that only says that it said something.
+    opened.map_err(|error| std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
 }
 
 #[cfg(test)]

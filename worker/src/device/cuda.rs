@@ -77,7 +77,8 @@ impl Cuda {
     /// # Errors
     /// [`DeviceError`] says what is missing, or which devices there are.
     pub fn open(choice: &DeviceChoice, precision: Option<Precision>) -> std::result::Result<Self, DeviceError> {
-        libraries::load()?;
+        let unavailable = |reason: String| DeviceError::Unavailable { asked: choice.to_string(), reason };
+        libraries::load().map_err(unavailable)?;
         let ordinal = find(choice)?;
         let failed = |reason: String| DeviceError::Failed { device: choice.to_string(), reason };
         Self::on(ordinal, precision.unwrap_or(Precision::F16)).map_err(|error| failed(error.to_string()))
@@ -262,10 +263,11 @@ impl Cuda {
 
 /// The number of a device among those that this process sees.
 fn find(choice: &DeviceChoice) -> std::result::Result<usize, DeviceError> {
-    let unusable = |error: DriverError| DeviceError::Unavailable(fault::text(&error));
+    let unavailable = |reason: String| DeviceError::Unavailable { asked: choice.to_string(), reason };
+    let unusable = |error: DriverError| unavailable(fault::text(&error));
     let count = CudaContext::device_count().map_err(unusable)? as usize;
     if count == 0 {
-        return Err(DeviceError::Unavailable("the driver lists none".to_owned()));
+        return Err(unavailable("the driver lists no GPU".to_owned()));
     }
     let asked = match choice {
         DeviceChoice::Cpu | DeviceChoice::Auto => return Ok(0),

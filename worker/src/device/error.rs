@@ -6,13 +6,13 @@ pub enum DeviceError {
     #[error("this build computes on the CPU only: use --device cpu, or build with `make cuda`")]
     NotBuilt,
     #[error(
-        "no GPU can be used: {0}; install NVIDIA's driver and CUDA 13's libraries (docs/gpu.md), or use --device cpu"
+        "{asked} cannot be used: {reason}; install NVIDIA's driver and CUDA 13's libraries (docs/gpu.md), or use --device cpu"
     )]
-    Unavailable(String),
+    Unavailable { asked: String, reason: String },
     #[error("there is no device {asked}: this process sees {seen}")]
     Unknown { asked: String, seen: String },
-    #[error("{what} does not compute in {dtype}: {remedy}")]
-    Precision { what: &'static str, dtype: &'static str, remedy: &'static str },
+    #[error("the CPU computes in f32 only, not in {0}: leave the type out, or use a GPU")]
+    Precision(&'static str),
     #[error("cannot open {device}: {reason}")]
     Failed { device: String, reason: String },
 }

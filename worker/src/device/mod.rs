@@ -81,8 +81,7 @@ impl Device {
     ) -> Result<Self, DeviceError> {
         let cpu = || {
             if let Some(other) = precision.filter(|precision| *precision != Precision::F32) {
-                let (what, dtype) = ("the CPU", other.as_str());
-                return Err(DeviceError::Precision { what, dtype, remedy: "use f32, or a GPU" });
+                return Err(DeviceError::Precision(other.as_str()));
             }
             let failed =
                 |error: std::io::Error| DeviceError::Failed { device: "cpu".to_owned(), reason: error.to_string() };
@@ -92,7 +91,7 @@ impl Device {
             DeviceChoice::Cpu => cpu(),
             DeviceChoice::Auto => match Cuda::open(choice, precision) {
                 Ok(cuda) => Ok(Self::Cuda(Arc::new(cuda))),
-                Err(reason @ (DeviceError::NotBuilt | DeviceError::Unavailable(_))) => {
+                Err(reason @ (DeviceError::NotBuilt | DeviceError::Unavailable { .. })) => {
                     tracing::debug!(%reason, "computing on the CPU");
                     cpu()
                 }
