@@ -91,7 +91,7 @@ pub struct JobRequest {
     #[schema(minimum = 1, maximum = 86400)]
     timeout: Option<u32>,
     webhook: Option<WebhookRequest>,
-    /// At most 16 strings, names of at most 64 and values of at most 512 bytes.
+    /// At most 16 strings, names of at most 64 and values of at most 512 characters.
     metadata: Option<BTreeMap<String, String>>,
 }
 

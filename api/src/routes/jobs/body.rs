@@ -150,7 +150,7 @@ fn metadata(value: Value) -> Result<BTreeMap<String, String>, Failure> {
     let wrong = || {
         let message = format!(
             "`metadata` must hold at most {MAX_METADATA} strings, names of at most {MAX_METADATA_KEY} and values of at \
-             most {MAX_METADATA_VALUE} bytes"
+             most {MAX_METADATA_VALUE} characters"
         );
         Failure::invalid("metadata", message)
     };
@@ -159,11 +159,10 @@ fn metadata(value: Value) -> Result<BTreeMap<String, String>, Failure> {
         Value::Object(map) if map.len() <= MAX_METADATA => map,
         _ => return Err(wrong()),
     };
+    let fits = |text: &str, most: usize| text.len() <= most || text.chars().count() <= most;
     map.into_iter()
         .map(|(name, value)| match value {
-            Value::String(text) if name.len() <= MAX_METADATA_KEY && text.len() <= MAX_METADATA_VALUE => {
-                Ok((name, text))
-            }
+            Value::String(text) if fits(&name, MAX_METADATA_KEY) && fits(&text, MAX_METADATA_VALUE) => Ok((name, text)),
             _ => Err(wrong()),
         })
         .collect()
