@@ -1,214 +1,97 @@
-// Runs the kernels of kernels.cu on the CPU: see intrinsics.h.
+// The CUDA kernels of this worker on a CPU, behind the call that a stand-in for the driver makes.
+//
+// Checks what they compute and how they use a block: barriers, warps, shared memory, alignment. It is slow, knows nothing of
+// bank conflicts or registers, and of races it sees those that one of two orders of threads brings to light.
+#include "block.cpp"
 #include "intrinsics.h"
 
-#include "kernels.cu"
+#include "../../src/kernels/cuda/kernels.cu"
 
-// A product by the tensor cores' layout, for the emulator's own test: c[16, 8] += a[16, 16] · b[16, 8], f16.
-ENTRY(32, 1, emulated_product, (const __half* a, const __half* b, float* c), {
-    const unsigned group = lane_index() / 4; const unsigned pair = lane_index() % 4 * 2;
-    const auto two = [](__half low, __half high) { return low.bits | static_cast<unsigned>(high.bits) << 16; };
-    unsigned left[4]; float sum[4];
-    for (unsigned i = 0; i < 4; i++) {
-        const __half* at = a + (group + i % 2 * 8) * 16 + pair + i / 2 * 8;
-        left[i] = two(at[0], at[1]);
-        sum[i] = c[(group + i / 2 * 8) * 8 + pair + i % 2];
-    }
-    const auto right = [&](unsigned k) { return two(b[k * 8 + group], b[(k + 1) * 8 + group]); };
-    multiply_add<__half>(sum, left, right(pair), right(pair + 8));
-    for (unsigned i = 0; i < 4; i++) c[(group + i / 2 * 8) * 8 + pair + i % 2] = sum[i];
-})
+#include <mutex>
 
-namespace emulator {
+// One product as the kernels make it, for the test of the emulator itself: c[16, 8] = a[16, 16] · b[16, 8], by rows.
+template <class T> void multiply_once(const T* a, const T* b, float* c) {
+    T* shared = reinterpret_cast<T*>(dynamic_shared());
+    const unsigned lane = lane_index(), row = lane % 16, column = lane / 16 * 8;
+    copy16_async(shared + row * 16 + column, a + row * 16 + column, 16);
+    copy16_async(shared + 256 + row * 16 + column, b + row * 8, lane < 16 ? 16 : 0);
+    wait_for_copies();
+    warp_barrier();
+    unsigned left[4], right[4];
+    load_matrices(left, shared + row * 16 + column);
+    load_matrices_transposed(right, shared + 256 + row * 16 + column);
+    float sum[4] = {};
+    multiply_add<T>(sum, left, right[0], right[1]);
+    for (unsigned i = 0; i < 4; i++) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
+}
+ENTRY(32, 1, test_multiply_f16, (const __half* a, const __half* b, float* c), (multiply_once(a, b, c)))
+ENTRY(32, 1, test_multiply_bf16, (const __nv_bfloat16* a, const __nv_bfloat16* b, float* c), (multiply_once(a, b, c)))
 
-thread_local Block* block = nullptr;
+// What must not pass unnoticed.
+template <class T> void misuse(unsigned how, T* out) {
+    if (how == 0 && threadIdx.x == 1) block_barrier();
+    if (how == 0 && threadIdx.x == 0) warp_barrier();
+    if (how == 1) shuffle_xor(1.0f, threadIdx.x % 2 + 1);
+    if (how == 2) dynamic_shared()[64] = 0;
+    if (how == 3 && lane_index() == 5) return;
+    if (how == 3) shuffle_xor(1.0f, 1);
+    if (how == 4) copy16_async(dynamic_shared(), out, 16);
+    if (how == 5) load16(reinterpret_cast<unsigned char*>(out) + 4);
+    if (how == 6 && threadIdx.x < 32) return;
+    if (how == 6) block_barrier();
+}
+ENTRY(64, 1, test_misuse, (unsigned how, float* out), (misuse(how, out)))
 
 namespace {
 
-constexpr size_t STACK_BYTES = 64 * 1024;
+struct Call {
+    const emulator::Entry* entry;
+    void** args;
+};
 
-std::map<std::string, Body>& kernels() {
-    static std::map<std::string, Body> all;
-    return all;
-}
-
-std::vector<std::pair<void*, size_t>>& shared_arrays() {
-    static thread_local std::vector<std::pair<void*, size_t>> all;
-    return all;
-}
-
-thread_local Body running = nullptr;
-thread_local void** arguments = nullptr;
-
-// Keeps what the calling convention of x86-64 wants kept, and goes on with another stack.
-extern "C" void forebay_switch(void** save, void* to);
-asm(R"(
-.text
-.globl forebay_switch
-.type forebay_switch, @function
-forebay_switch:
-    push %rbp
-    push %rbx
-    push %r12
-    push %r13
-    push %r14
-    push %r15
-    mov %rsp, (%rdi)
-    mov %rsi, %rsp
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbx
-    pop %rbp
-    ret
-.size forebay_switch, . - forebay_switch
-)");
-
-// Where a fiber begins. It never returns: nobody switches to it again.
-void begin() {
-    running(arguments);
-    Fiber* fiber = block->current;
-    fiber->over = true;
-    block->progress++;
-    if (!fiber->copies.empty()) misuse("a thread ends with copies that nobody waited for");
-    Meeting& warp = block->warps[fiber->number / LANES];
-    warp.members--;
-    block->all.members--;
-    // Whoever waits for this thread at a barrier of the block need not any more.
-    if (block->all.members > 0 && block->all.arrived == block->all.members) {
-        block->all.arrived = 0;
-        block->all.held++;
-    }
-    if (warp.arrived > 0) misuse("a thread ends while its warp works together");
-    for (;;) yield();
-}
-
-void prepare(Fiber& fiber) {
-    if (!fiber.stack) fiber.stack = static_cast<char*>(aligned_alloc(64, STACK_BYTES));
-    // As if `begin` had just been called: six registers, then where to return to, with the stack aligned as at a call.
-    void** top = reinterpret_cast<void**>(fiber.stack + STACK_BYTES) - 3;
-    *top = nullptr;
-    *--top = reinterpret_cast<void*>(&begin);
-    for (int i = 0; i < 6; i++) *--top = nullptr;
-    fiber.stack_pointer = top;
-    fiber.over = false;
-    fiber.copies.clear();
-}
-
-int run_block() {
-    for (;;) {
-        const uint64_t before = block->progress;
-        bool any = false;
-        for (Fiber& fiber : block->fibers) {
-            if (fiber.over) continue;
-            any = true;
-            block->current = &fiber;
-            forebay_switch(&block->scheduler, fiber.stack_pointer);
-            if (block->error != DONE) return block->error;
-        }
-        if (!any) return DONE;
-        if (block->progress == before) {
-            fprintf(stderr, "emulator: no thread of block %u, %u, %u can go on\n", block->index.x, block->index.y, block->index.z);
-            return DEADLOCK;
-        }
-    }
-}
+// Only one launch at a time: shared memory is static.
+std::mutex lock;
 
 }  // namespace
 
-void yield() { forebay_switch(&block->current->stack_pointer, block->scheduler); }
-
-void misuse(const char* what) {
-    if (block->error == DONE) {
-        fprintf(stderr, "emulator: %s (block %u, %u, %u, thread %u)\n", what, block->index.x, block->index.y, block->index.z,
-                block->current->number);
+// Runs a kernel over a grid. `args` as cuLaunchKernel's kernelParams. 0, or an `emulator::Outcome`.
+extern "C" int emulate(const char* kernel, const unsigned* grid, const unsigned* threads, unsigned shared_bytes,
+                       void** args) {
+    const std::lock_guard<std::mutex> guard(lock);
+    emulator::Block& block = emulator::block;
+    const auto refuse = [&](emulator::Outcome outcome, const char* why) {
+        snprintf(block.message, sizeof block.message, "%s: %s", kernel, why);
+        return outcome;
+    };
+    const emulator::Entry* entry = emulator::Entry::find(kernel);
+    if (entry == nullptr) return refuse(emulator::UNKNOWN_KERNEL, "no such kernel");
+    if (threads[0] == 0 || threads[0] % emulator::LANES != 0 || threads[1] != 1 || threads[2] != 1) {
+        return refuse(emulator::MISUSE, "a block is some whole warps in one dimension");
     }
-    block->error = MISUSE;
-}
-
-void meet_warp(int kind, void* payload, void (*combine)(void**)) {
-    Meeting& warp = block->warps[block->current->number / LANES];
-    if (warp.members != LANES) return misuse("a warp works together without all of its lanes");
-    if (warp.arrived > 0 && warp.kind != kind) return misuse("the lanes of a warp do different things together");
-    warp.kind = kind;
-    warp.payloads[block->current->number % LANES] = payload;
-    const uint64_t held = warp.held;
-    if (++warp.arrived == LANES) {
-        combine(warp.payloads);
-        warp.arrived = 0;
-        warp.held++;
-        block->progress++;
-        return;
+    if (threads[0] > entry->most_threads) return refuse(emulator::MISUSE, "more threads than its launch bounds");
+    if (shared_bytes > 227 * 1024) return refuse(emulator::MISUSE, "more shared memory than a multiprocessor has");
+    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[1] > 65535 || grid[2] > 65535) {
+        return refuse(emulator::MISUSE, "a grid that no GPU takes");
     }
-    while (warp.held == held) yield();
-}
-
-void meet_block() {
-    Meeting& all = block->all;
-    const uint64_t held = all.held;
-    if (++all.arrived == all.members) {
-        all.arrived = 0;
-        all.held++;
-        block->progress++;
-        return;
-    }
-    while (all.held == held) yield();
-}
-
-Poisoned::Poisoned(void* at, size_t bytes) {
-    memset(at, 0xff, bytes);
-    shared_arrays().push_back({at, bytes});
-}
-
-void enlist(const char* name, Body body) { kernels()[name] = body; }
-
-}  // namespace emulator
-
-// Runs all blocks of a launch, one after the other. 0: done, 1: no such kernel, 2: threads wait for each other for ever, 3: the
-// kernel does what no device defines; the last two leave the reason on standard error.
-extern "C" __attribute__((visibility("default"))) int emulate(const char* kernel, const unsigned* grid, const unsigned* threads,
-                                                              unsigned shared_bytes, void** args) {
-    using namespace emulator;
-    const auto found = kernels().find(kernel);
-    if (found == kernels().end()) return UNKNOWN;
-    running = found->second;
-    arguments = args;
-    const unsigned count = threads[0] * threads[1] * threads[2];
-    if (count == 0 || count > 1024 || threads[1] != 1 || threads[2] != 1) return MISUSE;
-    Block state;
-    block = &state;
-    state.fibers.resize(count);
-    int code = DONE;
-    for (unsigned z = 0; z < grid[2] && code == DONE; z++) {
-        for (unsigned y = 0; y < grid[1] && code == DONE; y++) {
-            for (unsigned x = 0; x < grid[0] && code == DONE; x++) {
-                state.index = {x, y, z};
-                state.all = Meeting{};
-                state.all.members = count;
-                state.warps.assign((count + LANES - 1) / LANES, Meeting{});
-                for (unsigned i = 0; i < count; i++) {
-                    state.fibers[i].number = i;
-                    state.fibers[i].thread = {i, 0, 0};
-                    state.warps[i / LANES].members++;
-                    prepare(state.fibers[i]);
-                }
-                for (const auto& [at, bytes] : shared_arrays()) memset(at, 0xff, bytes);
-                // As long as asked for and no longer, so that a sanitiser sees who leaves it.
-                state.dynamic = static_cast<unsigned char*>(aligned_alloc(128, (shared_bytes + 127) / 128 * 128 + 128));
-                memset(state.dynamic, 0xff, (shared_bytes + 127) / 128 * 128 + 128);
-                code = run_block();
-                const unsigned char* end = state.dynamic + shared_bytes;
-                for (unsigned i = 0; i < 64 && code == DONE; i++) {
-                    if (end[i] != 0xff) {
-                        fprintf(stderr, "emulator: %s writes past its shared memory\n", kernel);
-                        code = MISUSE;
-                    }
-                }
-                free(state.dynamic);
+    Call call{entry, args};
+    const auto body = [](void* argument) {
+        const Call& call = *static_cast<const Call*>(argument);
+        call.entry->run(call.args);
+    };
+    for (unsigned z = 0; z < grid[2]; z++) {
+        for (unsigned y = 0; y < grid[1]; y++) {
+            for (unsigned x = 0; x < grid[0]; x++) {
+                block.block_index = {x, y, z};
+                const emulator::Outcome outcome = block.run(threads[0], shared_bytes, body, &call);
+                if (outcome != emulator::OK) return outcome;
             }
         }
     }
-    for (Fiber& fiber : state.fibers) free(fiber.stack);
-    block = nullptr;
-    return code;
+    return emulator::OK;
 }
+
+// Why the last call failed.
+extern "C" const char* emulate_error() { return emulator::block.message; }
+
+// Whether blocks run their threads from the last to the first.
+extern "C" void emulate_backwards(int backwards) { emulator::block.backwards = backwards != 0; }

@@ -73,11 +73,12 @@ pub fn pool(precision: Precision, rows: usize, dim: usize) -> Launch {
     flat(names[precision as usize], [rows, columns], POOL_THREADS)
 }
 
-/// Queries that one block takes, for a batch: as many as use every key twice where sequences are long, and half of that where
-/// they are short.
+/// Queries that one block takes, for a batch: as many as use every key twice where most queries are of long sequences, and half of
+/// that where they are of short ones, whose blocks would be mostly idle.
 pub fn tile_queries(offsets: &[u32]) -> usize {
-    let longest = offsets.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
-    if longest as usize > LONG_TILE { LONG_TILE } else { SHORT_TILE }
+    let lengths = offsets.windows(2).map(|bounds| u64::from(bounds[1] - bounds[0]));
+    let (queries, weighted) = lengths.fold((0, 0), |(sum, squares), length| (sum + length, squares + length * length));
+    if weighted > LONG_TILE as u64 * queries { LONG_TILE } else { SHORT_TILE }
 }
 
 /// Fills `out` with pairs of a row and the first query of a tile in it, for all tiles of [`tile_queries`] queries. Tiles of the longest
