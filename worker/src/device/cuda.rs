@@ -4,9 +4,9 @@
 //! batch to batch without locks. Copies run on streams of their own and are tied to `compute` by events (see [`staging`]).
 //! candle's event tracking is off: it would record two events per tensor and operation, and there is one compute stream.
 //!
-//! Invariants: nothing is called before [`libraries::load`] has succeeded; no kernel of `compute` touches memory that a copy
+//! Invariants: nothing is called before `libraries::load` has succeeded; no kernel of `compute` touches memory that a copy
 //! stream still writes, because every hand-over is an event; an error that the driver calls sticky ends the process
-//! ([`fault::Fault::Lost`]), because the context answers nothing else from then on.
+//! ([`Fault::Lost`](super::Fault::Lost)), because the context answers nothing else from then on.
 //!
 //! The twin without the feature `cuda` is `no_cuda.rs`: a type without values.
 

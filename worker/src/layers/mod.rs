@@ -33,7 +33,7 @@ pub struct PackedRows {
 pub struct OnDevice {
     /// `[rows + 1]`, `u32`, as [`PackedRows::offsets`]
     pub offsets: Tensor,
-    /// `[2 · tiles]`, `u32`: see [`attention_tiles`](crate::kernels::cuda::launch::attention_tiles)
+    /// `[2 · tiles]`, `u32`: see [`attention_tiles`]
     pub tiles: Tensor,
     /// Queries of one tile
     pub tile_queries: usize,

@@ -3,7 +3,7 @@
 //! ```text
 //! host ─pinned─▶ copy_in ──copied──▶ compute: layers, pooling ──computed──▶ copy_out ─pinned─▶ landed ─▶ host
 //! ```
-//! A [`Berth`] is what one batch needs of pinned and device memory beside activations: ids and boundaries in, vectors out. There
+//! A berth is what one batch needs of pinned and device memory beside activations: ids and boundaries in, vectors out. There
 //! are [`DEPTH`] of them, so the copies of one batch overlap the computation of another. A berth goes back to its pool when its batch has landed, so nothing
 //! that is still read or written is ever reused; whoever gives up a batch waits for it.
 
