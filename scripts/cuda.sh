@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 export FOREBAY_CUDA_ARCH=${FOREBAY_CUDA_ARCH:-90a}
 if [ "${STUB:-0}" != 0 ]; then
     # One line each in two places: the build scripts of candle and cudarc ask for a version, and for files.
-    export NVCC=$PWD/scripts/nvcc_stub.sh CUDARC_CUDA_VERSION=13000
-    unset CUDA_HOME CUDA_PATH
+    # An architecture that nobody builds for: candle's build keeps what it has compiled for one, whoever compiled it.
+    export NVCC=$PWD/scripts/nvcc_stub.sh CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=75
     export CUDA_HOME=$PWD/.cache/cuda-stub
     mkdir -p "$CUDA_HOME/include" "$CUDA_HOME/lib64" "$CUDA_HOME/bin"
     ln -sf "$NVCC" "$CUDA_HOME/bin/nvcc"

@@ -16,6 +16,9 @@ from forebay_up import ForebayUp  # noqa: E402
 TINY = ROOT / "tests/fixtures/tiny-bert-embed"
 TEXTS = [line for line in (ROOT / "tests/fixtures/sentences.txt").read_text().splitlines() if 0 < len(line) < 60][:120]
 
+# A worker tries its largest batch when it starts, which takes an emulated device seconds.
+SMALL = {"FOREBAY_BATCH_MAX_TOKENS": "2048"}
+
 
 def without_cuda():
     return {name: value for name, value in os.environ.items() if name not in ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")}
@@ -62,7 +65,8 @@ def test_an_ordinal_that_is_not_there_is_refused(emulated, forebay):
 
 
 def test_answers_under_load_are_those_of_the_cpu(emulated, on_cpu):
-    with ForebayUp(model=TINY, env=emulated, args=["--device", "cuda:0"]) as system, ThreadPoolExecutor(8) as clients:
+    env = {**emulated, **SMALL}
+    with ForebayUp(model=TINY, env=env, args=["--device", "cuda:0"]) as system, ThreadPoolExecutor(8) as clients:
         parts = [TEXTS[first : first + 5] for first in range(0, len(TEXTS), 5)]
         answers = [row for rows in clients.map(lambda part: embed(system.url, part), parts) for row in rows]
     assert min(map(cosine, answers, on_cpu)) > 0.9999
@@ -70,7 +74,7 @@ def test_answers_under_load_are_those_of_the_cpu(emulated, on_cpu):
 
 def test_a_lost_device_is_a_new_process_and_no_failed_request(emulated, on_cpu):
     """Every process of the worker loses its device after so many kernels; the supervisor starts the next."""
-    env = {**emulated, "FOREBAY_EMULATED_LOST_AT_LAUNCH": "150"}
+    env = {**emulated, **SMALL, "FOREBAY_EMULATED_LOST_AT_LAUNCH": "180"}
     with ForebayUp(model=TINY, env=env, args=["--device", "cuda:0"]) as system, ThreadPoolExecutor(4) as clients:
         answers = [row for rows in clients.map(lambda text: embed(system.url, [text]), TEXTS[:48]) for row in rows]
         log = system.log_tail(400)

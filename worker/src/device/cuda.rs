@@ -151,8 +151,10 @@ impl Cuda {
 
     /// Passes on what the pool holds to whoever shows the device's memory.
     pub fn tell_pool(&self) {
-        if let Ok(memory) = self.memory() {
-            POOL.say(memory.used_bytes, memory.reserved_bytes);
+        match self.memory() {
+            Ok(memory) => POOL.say(memory.used_bytes, memory.reserved_bytes),
+            // It may be of something else, which only left it here.
+            Err(error) => tracing::warn!(%error, "the device reports an error"),
         }
     }
 

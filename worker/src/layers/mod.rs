@@ -95,7 +95,7 @@ pub struct Buffer {
 const ROW_STEP: usize = 64;
 
 impl Buffer {
-    /// An empty buffer for rows of `width` numbers of the device's type.
+    /// A buffer for rows of `width` numbers of the device's type.
     ///
     /// # Errors
     /// If candle cannot allocate.
@@ -104,7 +104,7 @@ impl Buffer {
     }
 
     fn of(width: usize, dtype: DType, device: &CandleDevice) -> Result<Self> {
-        Ok(Self { tensor: Tensor::zeros((0, width), dtype, device)?, width })
+        Ok(Self { tensor: Tensor::zeros((1, width), dtype, device)?, width })
     }
 
     /// `[rows, width]` of arbitrary content; grows in steps of 64 rows and keeps what it grew to. Rows beyond, up to the next
@@ -116,7 +116,7 @@ impl Buffer {
         if self.tensor.dims()[0] < rows {
             let (dtype, device) = (self.tensor.dtype(), self.tensor.device().clone());
             // Let go of the old memory first: a device may have no room for both.
-            self.tensor = Tensor::zeros((0, self.width), dtype, &device)?;
+            self.tensor = Tensor::zeros((1, self.width), dtype, &device)?;
             self.tensor = Tensor::zeros((rows.next_multiple_of(ROW_STEP), self.width), dtype, &device)?;
         }
         self.tensor.narrow(0, 0, rows)

@@ -36,6 +36,12 @@ pub trait Forward: Send + Sync {
     fn dimensions(&self) -> usize;
 }
 
+/// Longest inputs by which memory per token is measured, beside a first one.
+const PROBED_ROWS: usize = 4;
+/// Rows and tokens of a batch that is many short texts.
+const MANY_ROWS: usize = 1024;
+const SHORT_TOKENS: usize = 8;
+
 /// What an encoder accepts and how it answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Head {
@@ -89,6 +95,14 @@ impl<F: Forward> RaggedEncoder<F> {
             let hidden = self.model.forward(&exec, rows, &mut slot.workspace)?;
             exec.time(Op::Pooling, || pool(&exec, &hidden, rows, self.head.pooling, pooled))
         })
+    }
+
+    /// Runs as many batches of `rows` rows of `length` tokens as may be under way, at the same time.
+    fn overlap(&mut self, rows: usize, length: usize) -> std::result::Result<(), EngineError> {
+        let ids = vec![0; length];
+        let batch = TokenBatch::from_rows((0..rows).map(|_| &ids));
+        let flights = (0..self.depth()).map(|_| self.submit(&batch)).collect::<std::result::Result<Vec<_>, _>>()?;
+        flights.into_iter().try_for_each(|flight| flight.wait().map(drop))
     }
 
     /// Runs `rows` rows of `length` tokens, blocking.
@@ -159,22 +173,29 @@ impl<F: Forward> Encoder for RaggedEncoder<F> {
 
     fn fit(&mut self, wanted: usize, longest: usize) -> std::result::Result<usize, EngineError> {
         let Device::Cuda(cuda) = self.device.clone() else { return Ok(wanted) };
-        let read = |cuda: &Cuda| cuda.memory().map_err(|error| engine_error(error, 0));
-        let weights_bytes = read(&cuda)?.used_bytes;
-        cuda.forget_peak().map_err(|error| engine_error(error, 0))?;
+        let on_device = |error| engine_error(error, 0);
+        // The buffers of one longest input belong to what is there anyway: what more of them take is measured.
         self.probe(1, longest)?;
-        let memory = read(&cuda)?;
+        let weights_bytes = cuda.memory().map_err(on_device)?.used_bytes;
+        cuda.forget_peak().map_err(on_device)?;
+        match self.probe(1 + PROBED_ROWS, longest) {
+            Err(EngineError::OutOfMemory { .. }) => return Ok(longest.min(wanted)),
+            probed => probed?,
+        }
+        let memory = cuda.memory().map_err(on_device)?;
         let (peak_bytes, capacity_bytes) = (memory.peak_bytes, memory.capacity_bytes);
-        let measured = Measured { capacity_bytes, weights_bytes, peak_bytes, tokens: longest };
-        let out_of_memory = EngineError::OutOfMemory { tokens: longest };
-        let mut fitting = measured.fitting_tokens(wanted, longest).ok_or_else(|| out_of_memory.clone())?;
-        // What was calculated is also tried: from then on nothing is allocated for a batch.
+        let measured = Measured { capacity_bytes, weights_bytes, peak_bytes, tokens: PROBED_ROWS * longest };
+        let mut fitting = measured.fitting_tokens(wanted, 0).map_or(longest, |more| more + longest).min(wanted);
+        // What was calculated is also tried, with all berths in use and with many rows: later batches allocate nothing.
         loop {
-            match self.probe((fitting / longest).max(1), longest) {
+            let long = self.overlap(fitting.div_ceil(longest), longest);
+            match long
+                .and_then(|()| self.overlap((fitting / SHORT_TOKENS).clamp(1, MANY_ROWS), SHORT_TOKENS.min(longest)))
+            {
                 Ok(()) => return Ok(fitting),
                 Err(EngineError::OutOfMemory { .. }) if fitting / 2 >= longest => {
                     fitting /= 2;
-                    cuda.trim().map_err(|error| engine_error(error, fitting))?;
+                    cuda.trim().map_err(on_device)?;
                 }
                 Err(error) => return Err(error),
             }

@@ -22,6 +22,9 @@ use crate::device::Precision;
 /// What NVIDIA's documentation recommends for Hopper; other devices need less.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// Of every operand, in bytes.
+const ALIGNMENT: u64 = 256;
+
 /// Rows of a product are a multiple of this where the output has room.
 pub const ROW_STEP: usize = 64;
 
@@ -97,6 +100,10 @@ impl Blas {
     pub(super) unsafe fn multiply(&mut self, product: &Product, stream: &Arc<CudaStream>) -> Result<()> {
         if product.rows == 0 {
             return Ok(());
+        }
+        // What the choice of an algorithm relies on; a device answers with a fault that ends the process.
+        if !(product.x | product.weight | product.bias | product.out).is_multiple_of(ALIGNMENT) {
+            return Err(Error::Msg("an operand of a product is not the beginning of its memory".to_owned()));
         }
         stream.context().bind_to_thread().w()?;
         let shape = Shape {

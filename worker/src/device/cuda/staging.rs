@@ -15,7 +15,7 @@ use candle_core::{DType, Result, Tensor};
 use deadpool::unmanaged::{Object, Pool};
 
 use super::{Cuda, fault};
-use crate::device::engine_error;
+use crate::device::{Fault, engine_error};
 use crate::kernels::cuda::launch::{attention_tiles, tile_queries};
 use crate::kernels::cuda::run::Span;
 use crate::layers::{OnDevice, PackedRows};
@@ -73,8 +73,11 @@ impl Staging {
         })?;
         let (cuda, rows, dimensions) = (Arc::clone(&self.cuda), batch.rows(), self.dimensions);
         let mut landing = Landing { cuda, berth, rows, dimensions, under_way: true };
-        // What was queued before an error is waited for when `landing` is dropped.
-        landing.queue(batch, compute).map_err(|error| engine_error(error, batch.tokens()))?;
+        landing.queue(batch, compute).map_err(|error| {
+            // cuBLASLt has no code for a lost device: the streams say it. What was queued before an error is waited for here.
+            let lost = self.cuda.synchronize().err().filter(|told| fault::classify(told) == Fault::Lost);
+            engine_error(lost.unwrap_or(error), batch.tokens())
+        })?;
         Ok(landing)
     }
 }
@@ -177,9 +180,10 @@ impl Pending for Landing {
         let landed = |error: DriverError| engine_error(fault::candle(&error), 0);
         self.berth.landed.synchronize().map_err(landed)?;
         self.under_way = false;
-        self.cuda.tell_pool();
         let answers = &self.berth.answers.as_slice().map_err(landed)?[..self.rows * self.dimensions];
-        Ok(Embeddings::from_slice(answers, self.dimensions))
+        let embeddings = Embeddings::from_slice(answers, self.dimensions);
+        self.cuda.tell_pool();
+        Ok(embeddings)
     }
 }
 
